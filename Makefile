@@ -1,0 +1,40 @@
+# Every target sets up what it needs first: .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+RUN ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train eval test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.ready ## install the recipe and its tools into .venv
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.ready ## train on the embedded data and model (under two minutes on two cores)
+	$(BIN)/python run_freeze.py configs/demo.yaml
+
+train: $(VENV)/.ready ## train bert-base-chinese on AFQMC, both from the Hub
+	$(BIN)/python run_freeze.py configs/afqmc.yaml
+
+eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs/..., the newest when not named)
+	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(RUN))
+
+test: $(VENV)/.ready ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove .venv and everything that runs have written to outputs/
+	rm -rf $(VENV) outputs

@@ -1,0 +1,234 @@
+"""Sentence pairs from the Hub or from files: checked row by row, tokenised by `map`, streamed or kept in Arrow."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from recipe.arguments import DataArguments, UserError
+from recipe.hub import require_hub
+from recipe.readers import BadRow, find_split, read_rows
+
+UNLABELLED = -1
+Examples: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
+
+
+@dataclass
+class Split:
+    """One split, opened: `pairs` has sentence1, sentence2 and label (an id, UNLABELLED where there is none)."""
+
+    name: str
+    source: str
+    pairs: Examples
+    rows: int
+    label_names: list[str]
+    skipped: list[str] = field(default_factory=list)
+    label_counts: Counter[int] = field(default_factory=Counter)
+
+
+def open_split(args: DataArguments, name: str) -> Split | None:
+    """The split `name` (train, validation or test), its rows counted; None where files were named and none is for it.
+
+    Rows are counted from the Hub's metadata, else by one pass that checks them all.
+
+    Raises:
+        UserError: there is no such data, it cannot be reached, or a row is no pair (under --on_bad_row error).
+    """
+    limit = {"train": args.max_train_samples, "validation": args.max_eval_samples}.get(name)
+    path = _split_path(args, name)
+    if path is not None:
+        split = _open_file(args, path, name)
+    elif _reads_files(args):
+        return None
+    else:
+        split = _open_hub(args, name)
+    if limit is not None and limit < split.rows:
+        split.pairs, split.rows = split.pairs.take(limit), limit
+        split.label_counts = Counter()
+    return split
+
+
+def _reads_files(args: DataArguments) -> bool:
+    return any([args.data_dir, args.train_file, args.validation_file, args.test_file])
+
+
+def _split_path(args: DataArguments, name: str) -> Path | None:
+    named = getattr(args, f"{name}_file")
+    if named is not None:
+        if not Path(named).is_file():
+            raise UserError(f"--{name}_file {named}: no such file")
+        return Path(named)
+    return find_split(Path(args.data_dir), name) if args.data_dir else None
+
+
+def require_split(args: DataArguments, name: str) -> Split:
+    """`open_split`, where a missing or empty split is an error that names the files that would hold it."""
+    split = open_split(args, name)
+    if split is None:
+        place = f"--data_dir {args.data_dir}: no {name} split in it" if args.data_dir else f"--{name}_file: not given"
+        raise UserError(f"{place}; {name}.json (or .jsonl, .csv, .tsv, .parquet, plain or .gz) is expected")
+    if split.rows == 0:
+        raise UserError(f"{split.source}: no sentence pairs in it")
+    return split
+
+
+# ---- files ----
+
+
+def _open_file(args: DataArguments, path: Path, name: str) -> Split:
+    names = args.label_names or ["0", "1"]
+    check: dict[str, Any] = {"label_names": names, "labelled": name != "test", "skip": args.on_bad_row == "skip"}
+    tally: Counter[int] = Counter()
+    skipped: list[str] = []
+    for pair in _checked(read_rows(path), skipped, **check):  # before Arrow is written, so that errors keep their line
+        tally[pair["label"]] += 1
+    kind = datasets.IterableDataset if args.streaming else datasets.Dataset
+    state = path.stat()  # part of Arrow's cache key, so that an edited file is read again
+    # a list among a generator's arguments would be taken for its shards
+    read = {"path": path, "version": (state.st_size, state.st_mtime_ns), **check, "label_names": tuple(names)}
+    pairs = kind.from_generator(_file_pairs, gen_kwargs=read)
+    return Split(name, str(path), pairs, sum(tally.values()), names, skipped, tally)
+
+
+def _file_pairs(path: Path, version: tuple[int, int], **check: Any) -> Iterator[dict[str, Any]]:
+    return _checked(read_rows(path), [], **check)
+
+
+def _checked(
+    rows: Iterator[tuple[str, Any]], skipped: list[str], *, label_names: Sequence[str], labelled: bool, skip: bool
+) -> Iterator[dict[str, Any]]:
+    """The rows that are pairs; the others are raised, or left out and their errors put into `skipped`."""
+    for where, record in rows:
+        try:
+            yield check_pair(where, record, label_names, labelled)
+        except BadRow as error:
+            if not skip:
+                raise
+            skipped.append(str(error))
+
+
+def check_pair(where: str, record: Any, label_names: Sequence[str], labelled: bool) -> dict[str, Any]:
+    """{sentence1, sentence2, label} out of one record.
+
+    Args:
+        where: "file:line", for the error.
+        label_names: a label is one of these names (0 for "0" will do), or an id where the names are no numbers.
+        labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
+
+    Raises:
+        BadRow: a key is missing or null, a sentence is empty or not text, or the label is none of the names.
+    """
+    if isinstance(record, BadRow):
+        raise record
+    if not isinstance(record, Mapping):
+        raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
+    pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
+    pair["label"] = _label_id(where, record, label_names, labelled)
+    return pair
+
+
+def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
+    if key not in record:
+        raise BadRow(f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}")
+    value = record[key]
+    if not isinstance(value, str):
+        raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
+    if not value.strip():
+        raise BadRow(f"{where}: {key} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadRow(f"{where}: {key} holds half a character (a lone surrogate): {value!r:.40}")
+    return value
+
+
+def _label_id(where: str, record: Mapping[str, Any], label_names: Sequence[str], labelled: bool) -> int:
+    value = record.get("label")
+    if not labelled and (value is None or str(value) in ("-1", "")):
+        return UNLABELLED
+    if "label" not in record:
+        raise BadRow(f"{where}: no 'label' among the keys {', '.join(map(str, record))[:80]}")
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        if str(value) in label_names:
+            return label_names.index(str(value))
+        if isinstance(value, int) and 0 <= value < len(label_names) and not all(name.isdigit() for name in label_names):
+            return value
+    expected = " or ".join(label_names) if len(label_names) < 6 else f"one of {len(label_names)} names"
+    raise BadRow(f"{where}: label is {value!r:.40}; {expected} is expected (--label_names)")
+
+
+# ---- the Hub ----
+
+
+def _open_hub(args: DataArguments, name: str) -> Split:
+    require_hub("--dataset_name", args.dataset_name, "dataset")
+    source = " ".join(filter(None, [args.dataset_name, args.dataset_config_name, name]))
+    rows = _load_hub(args, name)
+    feature = (rows.features or {}).get("label")
+    names = args.label_names or (feature.names if isinstance(feature, datasets.ClassLabel) else ["0", "1"])
+    check: dict[str, Any] = {"label_names": names, "labelled": name != "test", "skip": args.on_bad_row == "skip"}
+    to_pairs = partial(_hub_pairs, source=source, **check)
+    pairs = rows.map(to_pairs, batched=True, with_indices=True, remove_columns=rows.column_names)
+    known = (rows.info.splits or {}).get(name)
+    if known is not None and known.num_examples and args.on_bad_row == "error":
+        return Split(name, source, pairs, known.num_examples, names)
+    skipped: list[str] = []
+    numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
+    tally = Counter(pair["label"] for pair in _checked(numbered, skipped, **check))
+    return Split(name, source, pairs, sum(tally.values()), names, skipped, tally)
+
+
+def _load_hub(args: DataArguments, name: str) -> Examples:
+    flag = f"--dataset_name {args.dataset_name}"
+    try:
+        rows = datasets.load_dataset(
+            args.dataset_name, args.dataset_config_name or None, split=name, streaming=args.streaming
+        )
+    except Exception as error:  # DatasetNotFoundError, ValueError, FileNotFoundError, ...: each says what is missing
+        raise UserError(f"{flag}: {' '.join(str(error).split())[:200]}") from error
+    missing = {"sentence1", "sentence2"} - set(rows.column_names or ["sentence1", "sentence2"])
+    if missing:
+        raise UserError(f"{flag}: no column {sorted(missing)[0]!r}; it has {', '.join(rows.column_names)}")
+    return rows
+
+
+def _hub_pairs(batch: dict[str, list[Any]], indices: list[int], *, source: str, **check: Any) -> dict[str, list[Any]]:
+    columns = list(batch)
+    records = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    numbered = ((f"{source} row {index + 1}", record) for index, record in zip(indices, records, strict=True))
+    pairs = list(_checked(numbered, [], **check))
+    return {key: [pair[key] for pair in pairs] for key in ("sentence1", "sentence2", "label")}
+
+
+# ---- tokens ----
+
+
+def iterate(examples: Examples) -> Iterator[dict[str, Any]]:
+    """The examples one by one, all of them in every process.
+
+    `iter(examples)` inside a DataLoader worker would give each worker other rows; the order deals them out itself.
+    """
+    for batch in examples.iter(batch_size=1000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def tokenize(pairs: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
+    """`pairs` with columns input_ids, token_type_ids (lists of at most `max_length`) and labels instead of the text."""
+    encode = partial(_encode, tokenizer=tokenizer, max_length=max_length)
+    return pairs.map(encode, batched=True, remove_columns=["sentence1", "sentence2", "label"])
+
+
+def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[Any]]:
+    encoded = tokenizer(
+        batch["sentence1"],
+        batch["sentence2"],
+        truncation=True,
+        max_length=max_length,
+        return_token_type_ids=True,
+        return_attention_mask=False,
+    )
+    return {"input_ids": encoded["input_ids"], "token_type_ids": encoded["token_type_ids"], "labels": batch["label"]}

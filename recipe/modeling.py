@@ -1,0 +1,150 @@
+"""BertForPairwiseCLS: embeddings -> layers -> [CLS] -> dropout -> linear.
+
+This file is copied beside every saved model (`trust_remote_code=True` runs it there), so it imports torch and
+transformers only. It is also the one place that leans on the inside of transformers' BertLayer.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, BertPreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.bert.modeling_bert import BertLayer
+
+
+class BertPairwiseCLSConfig(BertConfig):
+    """BertConfig under a model type of its own.
+
+    As `bert`, a saved model would load into the stock class with a random pooler (its answers wrong, one warning);
+    under this name whoever does not trust the code is refused.
+    """
+
+    model_type = "bert_pairwise_cls"
+
+
+class BertCLSLayer(BertLayer):
+    """A BertLayer that computes its output for [CLS] alone: (batch, tokens, hidden) -> (batch, 1, hidden).
+
+    One query makes the key and value projections of the other tokens unnecessary: q.(W_k h + b) is (W_k' q).h + q.b,
+    and the weighted sum of W_v h is W_v of the weighted sum. The same parameters, the same result up to rounding, and
+    work that hardly grows with the number of tokens.
+    """
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object) -> Tensor:
+        """The layer's output at [CLS]; `attention_mask` as transformers makes it for the whole sequence."""
+        cls = hidden_states[:, :1]
+        output = self.attention.output(self._attend(cls, hidden_states, attention_mask), cls)
+        return self.feed_forward_chunk(output)
+
+    def _attend(self, cls: Tensor, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        attention = self.attention.self
+        heads, size = attention.num_attention_heads, attention.attention_head_size
+        query = attention.query(cls).view(-1, heads, size)
+        key_weight = attention.key.weight.view(heads, size, -1)
+        value_weight = attention.value.weight.view(heads, size, -1)
+        # The key's bias adds the same to every score and softmax drops it; DDP wants it in the graph all the same.
+        offset = (query * attention.key.bias.view(heads, size)).sum(-1, keepdim=True)
+        query = torch.einsum("bhs,hsd->bhd", query, key_weight.to(query.dtype))
+        scores = (torch.matmul(query, hidden_states.to(query.dtype).transpose(1, 2)) + offset) * attention.scaling
+        if attention_mask is not None:  # (batch, 1, queries, tokens): added to the scores, or True where to attend
+            rows = attention_mask[:, :, 0]
+            scores = (
+                scores.masked_fill(~rows, torch.finfo(scores.dtype).min) if rows.dtype == torch.bool else scores + rows
+            )
+        weights = attention.dropout(scores.softmax(dim=-1))
+        mixed = torch.matmul(weights.to(query.dtype), hidden_states.to(query.dtype))
+        context = torch.einsum("bhd,hsd->bhs", mixed, value_weight.to(mixed.dtype))
+        bias = attention.value.bias.view(heads, size).to(context.dtype)
+        return (context + weights.sum(-1, keepdim=True).to(context.dtype) * bias).reshape(cls.shape)
+
+
+class BertForPairwiseCLS(BertPreTrainedModel):
+    """BERT over a sentence pair, classified from the last layer's [CLS].
+
+    Attributes:
+        prefix_depth: how many layers the frozen prefix has; None where the embeddings are trained.
+        frozen_dropout: whether what is frozen still drops out in training, as stock PyTorch does.
+    """
+
+    config_class = BertPairwiseCLSConfig
+    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps (transformers#47688).
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert.encoder.layer[-1] = BertCLSLayer(config, layer_idx=config.num_hidden_layers - 1)
+        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.prefix_depth: int | None = None
+        self.frozen_dropout = False
+        self.post_init()
+
+    def train(self, mode: bool = True) -> "BertForPairwiseCLS":
+        """Switch to training, but leave every module of which all parameters are frozen in eval mode.
+
+        Trainer.training_step calls this before each step, which would turn frozen layers' dropout on again.
+        """
+        super().train(mode)
+        if mode and not self.frozen_dropout:
+            _freeze_modes(self)
+        return self
+
+    def enable_input_require_grads(self) -> None:
+        """Do nothing: activation checkpointing asks for this, and backward would cross every frozen layer."""
+
+    def run_prefix(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor:
+        """The frozen prefix's output, without a graph: (batch, tokens, hidden); (batch, 1, hidden) at full depth."""
+        with torch.no_grad():
+            hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+            return self._run_layers(hidden_states, attention_mask, 0, self.prefix_depth or 0)
+
+    def _run_layers(self, hidden_states: Tensor, attention_mask: Tensor | None, start: int, stop: int) -> Tensor:
+        if start == stop:
+            return hidden_states
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        for layer in self.bert.encoder.layer[start:stop]:
+            hidden_states = layer(hidden_states, mask)
+        return hidden_states
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        prefix_states: Tensor | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits (batch, num_labels) and, given labels (batch,), their mean cross-entropy.
+
+        Takes input_ids, token_type_ids and attention_mask, each (batch, tokens), or prefix_states (batch, tokens,
+        hidden) in place of the ids.
+        """
+        start = self.prefix_depth or 0
+        if prefix_states is not None:
+            hidden_states = prefix_states
+        elif self.prefix_depth is not None:
+            hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
+        else:
+            hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+        hidden_states = self._run_layers(hidden_states, attention_mask, start, self.config.num_hidden_layers)
+        logits = self.classifier(self.dropout(hidden_states[:, 0]))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def _freeze_modes(module: nn.Module) -> None:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _freeze_modes(child)
+
+
+BertPairwiseCLSConfig.register_for_auto_class()
+BertForPairwiseCLS.register_for_auto_class("AutoModelForSequenceClassification")
