@@ -111,9 +111,10 @@ def question_pair(rng: random.Random, same: bool) -> tuple[str, str]:
 def labelled_pairs(split: str) -> list[dict[str, str | int]]:
     """The rows of one split: sentence1, sentence2 and label ("1": the same), or an id where `split` is test."""
     rng = random.Random(f"{SEED} {split}")
+    labels = [number < POSITIVE_SHARE * SIZES[split] for number in range(SIZES[split])]
+    rng.shuffle(labels)
     rows = []
-    for number in range(SIZES[split]):
-        same = rng.random() < POSITIVE_SHARE
+    for number, same in enumerate(labels):
         first, second = question_pair(rng, same)
         row = {"sentence1": first, "sentence2": second}
         rows.append({"id": number, **row} if split == "test" else {**row, "label": str(int(same))})
@@ -123,8 +124,8 @@ def labelled_pairs(split: str) -> list[dict[str, str | int]]:
 def conversations(count: int) -> list[tuple[str, str, int]]:
     """Unlabelled text as (first, second, next): a customer asks, and asks again in other words.
 
-    `next` is 0 where the second question followed the first, 1 where it is the second of another conversation, half the
-    time one on the same topic: BERT's next-sentence prediction, which needs no label but the order of the text.
+    `next` is 0 where the second question followed the first, 1 where it is the second of another conversation, mostly
+    one on the same topic: BERT's next-sentence prediction, which needs no label but the order of the text.
     """
     rng = random.Random(f"{SEED} conversations")
     rows = []
@@ -135,7 +136,7 @@ def conversations(count: int) -> list[tuple[str, str, int]]:
         second, start = meaning, wording
         if not followed:
             second = any_meaning(rng)
-            if rng.random() < 0.5:
+            if rng.random() < 0.8:
                 second = second._replace(product=meaning.product, group=meaning.group, wish=rng.randrange(6))
             start = any_wording(rng, second)
         answer = say(second, reworded(rng, second, second, start, rng.choice([1, 2, 3])))

@@ -141,7 +141,7 @@ def train(arguments: RecipeArguments) -> RunReport:
         say(args, f"note: {line}")
     for split in filter(None, (train_split, eval_split)):
         say(args, _describe(split))
-    config.frozen_prefix_depth = plan.prefix_depth
+    model.config.frozen_prefix_depth = plan.prefix_depth
     before = frozen_fingerprint(model)
     eval_dataset = tokenized(eval_split, tokenizer, data_args.max_length) if eval_split else None
     trainer = build_trainer(

@@ -1,0 +1,130 @@
+import random
+
+import pytest
+import torch
+
+from recipe.arguments import UserError
+from recipe.batching import (
+    IGNORED_LABEL,
+    StepShape,
+    TokenizedPairs,
+    TrainBatches,
+    TrainLoader,
+    collate,
+    cut_step,
+    open_stream,
+    shuffled,
+)
+
+
+def examples(count, seed=0):
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        length = rng.randint(3, 40)
+        rows.append({"input_ids": [number] * length, "token_type_ids": [0] * length, "labels": number % 2})
+    return rows
+
+
+def batches(rows, shape, epoch=0, buffer_size=100, seed=7, streamed=True):
+    def open_source():
+        return open_stream(rows, len(rows), "rows") if streamed else lambda indices: [rows[i] for i in indices]
+
+    made = TrainBatches(open_source, lambda row: len(row["input_ids"]), len(rows), shape, buffer_size, seed)
+    made.set_epoch(epoch)
+    return made
+
+
+def ids(batch):
+    return [row["input_ids"][0] for row in batch if row["labels"] != IGNORED_LABEL]
+
+
+@pytest.mark.parametrize("buffer_size", [1, 10, 1000])
+def test_shuffle_is_a_permutation_that_a_buffer_can_serve(buffer_size):
+    order = list(shuffled(300, buffer_size, random.Random(1)))
+    assert sorted(order) == list(range(300))
+    assert order == list(shuffled(300, buffer_size, random.Random(1)))
+    assert all(index < place + buffer_size for place, index in enumerate(order))
+
+
+def test_each_example_once_an_epoch_and_another_order_in_the_next():
+    rows = examples(1003)
+    first, second = (list(batches(rows, StepShape(8), epoch)) for epoch in (0, 1))
+    for epoch in (first, second):
+        assert sorted(i for batch in epoch for i in ids(batch)) == list(range(1003))
+    assert [ids(b) for b in first] != [ids(b) for b in second]
+    assert [ids(b) for b in first] == [ids(b) for b in batches(rows, StepShape(8), 0)]
+    assert len(first) == len(batches(rows, StepShape(8))) == 126
+
+
+def test_stream_and_random_access_give_the_same_batches():
+    rows = examples(517)
+    assert list(batches(rows, StepShape(8))) == list(batches(rows, StepShape(8), streamed=False))
+
+
+@pytest.mark.parametrize("count", [512, 517, 513, 3])
+def test_how_a_step_is_cut_up_changes_nothing_but_the_cut(count):
+    rows = examples(count)
+    whole = [sorted(ids(batch)) for batch in batches(rows, StepShape(32))]
+    accumulated = list(batches(rows, StepShape(8, accumulation=4)))
+    steps = [accumulated[start : start + 4] for start in range(0, len(accumulated), 4)]
+    assert [sorted(i for batch in step for i in ids(batch)) for step in steps] == whole
+    ranks = [list(batches(rows, StepShape(16, ranks=2, rank=rank))) for rank in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1]) == len(batches(rows, StepShape(16, ranks=2)))
+    assert [sorted(ids(a) + ids(b)) for a, b in zip(*ranks, strict=True)] == whole
+    assert all(batch for rank in ranks for batch in rank)
+
+
+def test_empty_micro_batch_carries_an_ignored_label():
+    shape = StepShape(16, ranks=4, rank=0)
+    assert cut_step([1, 2], shape) == [[]]
+    (batch,) = batches(examples(2), shape)
+    assert [row["labels"] for row in batch] == [IGNORED_LABEL]
+
+
+def test_batches_by_length_carry_next_to_no_padding():
+    rows = examples(5000)
+    real = padded = 0
+    for batch in batches(rows, StepShape(32), buffer_size=2000):
+        lengths = [len(row["input_ids"]) for row in batch]
+        real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
+    assert padded / real < 1.06
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_keep_the_order(workers):
+    made = batches(examples(200), StepShape(8))
+    alone = [ids(batch) for batch in made]
+    loader = TrainLoader(made, batch_size=None, collate_fn=list, num_workers=workers)
+    loader.set_epoch(0)
+    assert [ids(batch) for batch in loader] == alone
+
+
+@pytest.mark.parametrize("claimed", [9, 11])
+def test_stream_of_another_length_than_promised_is_an_error(claimed):
+    rows = examples(10)
+    take = open_stream(rows, claimed, "the stream")
+    with pytest.raises(UserError, match=r"the stream: .*rows"):
+        take(list(range(claimed)))
+
+
+def test_evaluation_pairs_are_sorted_and_know_their_place():
+    rows = examples(50)
+    pairs = TokenizedPairs(rows)
+    lengths = [len(row["input_ids"]) for row in pairs.examples]
+    assert lengths == sorted(lengths)
+    assert [rows[place] for place in pairs.order] == pairs.examples
+
+
+def test_collate_pads_to_the_longest():
+    batch = collate(
+        [
+            {"input_ids": [2, 7, 3], "token_type_ids": [0, 0, 1], "labels": 1},
+            {"input_ids": [2, 7, 8, 9, 3], "token_type_ids": [0, 0, 0, 1, 1], "labels": 0},
+        ],
+        pad_token_id=6,
+    )
+    assert batch["input_ids"].tolist() == [[2, 7, 3, 6, 6], [2, 7, 8, 9, 3]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert torch.equal(batch["labels"], torch.tensor([1, 0]))

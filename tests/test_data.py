@@ -1,0 +1,150 @@
+import http.server
+import json
+import threading
+from collections import Counter
+
+import datasets
+import pytest
+from transformers import AutoTokenizer
+
+from recipe.arguments import DataArguments, UserError
+from recipe.data import UNLABELLED, check_pair, iterate, open_split, require_split, tokenize
+from tests.conftest import make_pairs, write_jsonl
+
+GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}
+
+
+@pytest.mark.parametrize("label", ["1", 1])
+def test_labels_as_text_or_number(label):
+    assert check_pair("f:1", {**GOOD, "label": label}, ["0", "1"], True)["label"] == 1
+
+
+def test_named_labels_by_name_or_id():
+    names = ["contradiction", "neutral", "entailment"]
+    assert check_pair("f:1", {**GOOD, "label": "entailment"}, names, True)["label"] == 2
+    assert check_pair("f:1", {**GOOD, "label": 2}, names, True)["label"] == 2
+
+
+@pytest.mark.parametrize("label", [None, -1, "-1", ""])
+def test_a_test_split_needs_no_labels(label):
+    assert check_pair("f:1", {**GOOD, "label": label}, ["0", "1"], False)["label"] == UNLABELLED
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"label": "2"}, "label is '2'; 0 or 1 is expected"),
+        ({"label": None}, "label is None"),
+        ({"label": -1}, "label is -1"),
+        ({"label": True}, "label is True"),
+        ({"label": 1.0}, "label is 1.0"),
+        ({"label": [1]}, "label is [1]"),
+        ({"sentence1": ""}, "sentence1 is empty"),
+        ({"sentence2": " \u3000 "}, "sentence2 is empty"),
+        ({"sentence1": 5}, "sentence1 is 5; a string is expected"),
+        ({"sentence2": None}, "sentence2 is None"),
+        ({"sentence1": "\ud83d"}, "lone surrogate"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_refused(change, told):
+    with pytest.raises(UserError) as error:
+        check_pair("f.json:7", {**GOOD, **change}, ["0", "1"], True)
+    assert str(error.value).startswith("f.json:7: ")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["sentence1", "sentence2", "label"])
+def test_a_missing_key_is_named(missing):
+    record = {key: value for key, value in GOOD.items() if key != missing}
+    with pytest.raises(UserError, match=f"f:1: no '{missing}' among the keys"):
+        check_pair("f:1", record, ["0", "1"], True)
+
+
+def test_bad_rows_are_errors_or_counted(tmp_path):
+    rows = [*make_pairs(5), {**GOOD, "label": "7"}, *make_pairs(4, 1), {**GOOD, "sentence1": ""}]
+    path = str(write_jsonl(tmp_path / "train.json", rows))
+    with pytest.raises(UserError, match=r"train.json:6: label is '7'"):
+        open_split(DataArguments(train_file=path), "train")
+    split = open_split(DataArguments(train_file=path, on_bad_row="skip"), "train")
+    assert (split.rows, len(split.skipped)) == (9, 2)
+    assert "train.json:6" in split.skipped[0]
+    assert len(list(iterate(split.pairs))) == 9
+
+
+def test_label_names_are_not_taken_for_shards(pairs_dir):
+    split = open_split(DataArguments(data_dir=str(pairs_dir)), "train")
+    assert split.pairs.num_shards == 1
+    assert Counter(pair["label"] for pair in iterate(split.pairs)) == split.label_counts
+
+
+def test_streamed_and_kept_in_arrow_are_the_same_examples(pairs_dir, tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    kept = {}
+    for streaming in (True, False):
+        split = open_split(DataArguments(data_dir=str(pairs_dir), streaming=streaming), "train")
+        assert isinstance(split.pairs, datasets.IterableDataset if streaming else datasets.Dataset)
+        examples = tokenize(split.pairs, tokenizer, 16)
+        kept[streaming] = [dict(example) for example in iterate(examples)]
+        assert len(kept[streaming]) == split.rows == 70
+    assert kept[True] == kept[False]
+    assert max(len(example["input_ids"]) for example in kept[True]) == 16
+
+
+def test_arrow_reads_an_edited_file_again(tmp_path):
+    path = tmp_path / "train.json"
+    args = DataArguments(train_file=str(path), streaming=False)
+    for text in ("花呗", "借呗怎么用"):
+        write_jsonl(path, [{**GOOD, "sentence1": text}])
+        assert [pair["sentence1"] for pair in iterate(open_split(args, "train").pairs)] == [text]
+
+
+def test_max_samples(pairs_dir):
+    split = open_split(DataArguments(data_dir=str(pairs_dir), max_train_samples=11), "train")
+    assert split.rows == len(list(iterate(split.pairs))) == 11
+
+
+def test_missing_splits_and_files(tmp_path, pairs_dir):
+    write_jsonl(tmp_path / "dev.json", make_pairs(2))
+    with pytest.raises(UserError, match="no train split"):
+        require_split(DataArguments(data_dir=str(tmp_path)), "train")
+    with pytest.raises(UserError, match=r"--train_file .*: no such file"):
+        require_split(DataArguments(train_file=str(tmp_path / "none.json")), "train")
+    (tmp_path / "train.json").touch()
+    with pytest.raises(UserError, match="no sentence pairs"):
+        require_split(DataArguments(data_dir=str(tmp_path)), "train")
+
+
+def test_without_a_hub_the_three_ways_out_are_said(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
+    with pytest.raises(UserError) as error:
+        require_split(DataArguments(), "train")
+    for way in ("--data_dir", "HF_ENDPOINT", "make demo"):
+        assert way in str(error.value)
+
+
+def test_a_repository_that_the_hub_does_not_have(monkeypatch):
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"error": "Repository not found"}).encode()
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    with pytest.raises(UserError, match="--dataset_name no/such: neither a folder here nor a dataset on"):
+        require_split(DataArguments(dataset_name="no/such"), "train")
+    server.shutdown()

@@ -1,0 +1,195 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import set_seed
+
+from recipe.arguments import RunError, UserError
+from recipe.data import require_split
+from recipe.evaluation import evaluate
+from recipe.loading import load_config, load_model, load_tokenizer
+from recipe.parsing import parse
+from recipe.training import build_trainer, train, train_batches
+from tests.conftest import make_pairs, write_jsonl
+
+ROOT = Path(__file__).parents[1]
+
+
+def history(output_dir, key):
+    """The values of `key` that the run logged, step by step."""
+    checkpoint = max(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return [entry[key] for entry in state["log_history"] if key in entry]
+
+
+def assert_close(a, b, tolerance):
+    torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=0, atol=tolerance)
+
+
+def test_a_run_leaves_a_whole_model_and_its_results(arguments, tmp_path, capsys):
+    report = train(arguments("--num_train_epochs=2"))
+    out = capsys.readouterr().out
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "model.safetensors", "modeling.py", "tokenizer.json", "tokenizer_config.json"),
+        *("all_results.json", "eval_results.json", "train_results.json", "run.json"),
+        *("checkpoint-9", "checkpoint-18"),
+    }
+    results = json.loads((folder / "all_results.json").read_text())
+    assert {"eval_accuracy", "eval_loss", "eval_majority_baseline", "train_runtime", "train_loss", "epoch"} <= set(
+        results
+    )
+    assert results["eval_accuracy"] == report.metrics["eval_accuracy"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {"0": "different", "1": "same"}
+    assert config["frozen_prefix_depth"] == 2
+    for words in ("frozen prefix: the embeddings and 2 of 4 layers", "train: 70 pairs", "epoch 1 ", "epoch 2 "):
+        assert words in out
+    metrics = evaluate(parse(["--do_eval", f"--model_name_or_path={folder}", "--use_cpu"]))
+    assert metrics["eval_accuracy"] == results["eval_accuracy"]
+    assert metrics["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
+
+
+def test_frozen_weights_are_bit_identical_and_the_rest_is_not(arguments, tmp_path):
+    parsed = arguments()
+    config, options = load_config(parsed.model)
+    before = load_model(parsed.model, config, options).state_dict()
+    train(parsed)
+    saved = parse(["--do_eval", f"--model_name_or_path={tmp_path / 'run'}"])
+    config, options = load_config(saved.model)
+    after = load_model(saved.model, config, options).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    frozen = {
+        name
+        for name in before
+        if name.startswith(("bert.embeddings.", "bert.encoder.layer.0.", "bert.encoder.layer.1."))
+    }
+    # softmax does not see the key's bias, so its gradient may be zero to the last bit
+    assert changed | {name for name in before if name.endswith("key.bias")} >= set(before) - frozen
+    assert not changed & frozen
+
+
+@pytest.mark.parametrize(
+    "cut", [("--per_device_train_batch_size=8", "--gradient_accumulation_steps=4"), ("--no_streaming",)]
+)
+def test_how_a_step_is_cut_up_or_read_changes_no_loss(arguments, tmp_path, cut):
+    base = ["--per_device_train_batch_size=32", "--dropout=0", "--num_train_epochs=2"]
+    for name, words in (("whole", ()), ("cut", cut)):
+        train(arguments(*base, *words, f"--output_dir={tmp_path / name}"))
+    for key in ("loss", "grad_norm", "eval_loss"):
+        whole, other = history(tmp_path / "whole", key), history(tmp_path / "cut", key)
+        assert len(whole) == {"loss": 6, "grad_norm": 6, "eval_loss": 2}[key]
+        assert_close(whole, other, 0 if cut == ("--no_streaming",) else 1e-5)
+
+
+def test_two_ranks_see_each_example_once_and_step_like_one(arguments, tmp_path, tiny_model, pairs_dir):
+    words = ["--dropout=0", "--num_train_epochs=2"]
+    train(arguments("--per_device_train_batch_size=32", *words, f"--output_dir={tmp_path / 'one'}"))
+    flags = [
+        *("--model_name_or_path", tiny_model, "--data_dir", pairs_dir, "--freeze_layers", "0-1", "--max_length", "32"),
+        *("--logging_steps", "1", "--use_cpu", "--per_device_train_batch_size", "16", "--output_dir", tmp_path / "two"),
+    ]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = [
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        f"--main_process_port={port}",
+        "run_freeze.py",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *map(str, flags), *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nepoch 1 ") == 1
+    for key in ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy"):
+        assert_close(history(tmp_path / "one", key), history(tmp_path / "two", key), 1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp_path):
+    parsed = arguments("--eval_strategy=no")
+    set_seed(0)
+    config, options = load_config(parsed.model)
+    tokenizer = load_tokenizer(parsed.model, config, options)
+    model = load_model(parsed.model, config, options)
+    with torch.no_grad():
+        model.bert.encoder.layer[3].output.dense.weight[0, 0] = float("inf")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    split = require_split(parsed.data, "train")
+    trainer = build_trainer(
+        parsed.training, model, tokenizer, train_batches(split, tokenizer, parsed.data, parsed.training)
+    )
+    with pytest.raises(RunError, match=r"the loss is nan at step 1 \(learning rate 0.0001\)"):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_label_smoothing_is_not_lost(arguments):
+    parsed = arguments("--label_smoothing_factor=0.3", "--eval_strategy=no")
+    config, options = load_config(parsed.model)
+    model = load_model(parsed.model, config, options).eval()
+    trainer = build_trainer(parsed.training, model, load_tokenizer(parsed.model, config, options))
+    batch = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "labels": torch.tensor([0, 1])}
+    logits = model(batch["input_ids"]).logits
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=0.3)
+    torch.testing.assert_close(trainer.compute_loss(model, batch), expected)
+
+
+def test_more_than_two_classes(arguments, tmp_path):
+    names = ["矛盾", "无关", "同义"]
+    rows = [{**row, "label": names[number % 3]} for number, row in enumerate(make_pairs(40))]
+    for split in ("train", "dev"):
+        write_jsonl(tmp_path / f"{split}.json", rows)
+    report = train(arguments(f"--data_dir={tmp_path}", "--label_names", *names))
+    assert report.metrics["eval_majority_baseline"] == 14 / 40
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["id2label"] == dict(
+        zip("012", names, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--max_length=100"], "--max_length 100: the model has 64 positions"),
+        (["--freeze_layers=0-4"], "--freeze_layers 0-4: no layer 4; the model's layers are 0-3"),
+        (["--freeze_modules", "nothing"], "--freeze_modules 'nothing': matches no parameter"),
+        (["--model_name_or_path=/no/such/folder"], "--model_name_or_path /no/such/folder: no such folder"),
+    ],
+)
+def test_a_refused_run_leaves_nothing_behind(arguments, tmp_path, words, told):
+    with pytest.raises(UserError) as error:
+        train(arguments(*words))
+    assert told in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_no_bert_is_refused(arguments, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(UserError, match="a gpt2 model; a BERT checkpoint"):
+        train(arguments(f"--model_name_or_path={tmp_path}"))
+
+
+def test_evaluation_refuses_a_model_without_a_classifier(tiny_model, pairs_dir):
+    with pytest.raises(UserError, match="labels are LABEL_0, LABEL_1"):
+        evaluate(parse(["--do_eval", f"--model_name_or_path={tiny_model}", f"--data_dir={pairs_dir}", "--use_cpu"]))
+
+
+def test_the_command_line_fails_in_one_line(tmp_path, tiny_model):
+    words = ["--model_name_or_path", tiny_model, "--data_dir", tmp_path, "--output_dir", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "run_freeze.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"run_freeze.py: error: --data_dir {tmp_path}: no train split in it")
+    assert not (tmp_path / "out").exists()
