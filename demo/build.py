@@ -124,8 +124,8 @@ def labelled_pairs(split: str) -> list[dict[str, str | int]]:
 def conversations(count: int) -> list[tuple[str, str, int]]:
     """Unlabelled text as (first, second, next): a customer asks, and asks again in other words.
 
-    `next` is 0 where the second question followed the first, 1 where it is the second of another conversation, mostly
-    one on the same topic: BERT's next-sentence prediction, which needs no label but the order of the text.
+    `next` is 0 where the second question followed the first, 1 where it is the second of another conversation, half the
+    time one on the same topic: BERT's next-sentence prediction, which needs no label but the order of the text.
     """
     rng = random.Random(f"{SEED} conversations")
     rows = []
@@ -136,7 +136,7 @@ def conversations(count: int) -> list[tuple[str, str, int]]:
         second, start = meaning, wording
         if not followed:
             second = any_meaning(rng)
-            if rng.random() < 0.8:
+            if rng.random() < 0.5:
                 second = second._replace(product=meaning.product, group=meaning.group, wish=rng.randrange(6))
             start = any_wording(rng, second)
         answer = say(second, reworded(rng, second, second, start, rng.choice([1, 2, 3])))
@@ -189,21 +189,23 @@ def pretrain(folder: Path, steps: int, batch_size: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     generator = torch.Generator().manual_seed(SEED)
-    total = 0.0
+    total = right = 0.0
     for step in range(steps):
         first, second, following = zip(*texts[step * batch_size : (step + 1) * batch_size], strict=True)
         batch = tokenizer(list(first), list(second), padding=True, return_tensors="pt")
         batch["input_ids"], labels = masked(batch["input_ids"], tokenizer.mask_token_id, 5, generator)
-        loss = model(**batch, labels=labels, next_sentence_label=torch.tensor(following)).loss
+        output = model(**batch, labels=labels, next_sentence_label=torch.tensor(following))
+        loss = output.loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         total += loss.item()
+        right += (output.seq_relationship_logits.argmax(-1) == torch.tensor(following)).float().mean().item()
         if (step + 1) % 100 == 0:
-            print(f"step {step + 1}/{steps}: loss {total / 100:.3f}", flush=True)
-            total = 0.0
+            print(f"step {step + 1}/{steps}: loss {total / 100:.3f}, next sentence {right:.1f} % right", flush=True)
+            total = right = 0.0
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.1
     model.bert.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -214,7 +216,7 @@ def main() -> None:
     parser.add_argument(
         "--output_dir", type=Path, default=Path(__file__).parent, help="where data/ and model/ are written"
     )
-    parser.add_argument("--steps", type=int, default=4000, help="pre-training steps; 0 writes the data only")
+    parser.add_argument("--steps", type=int, default=4500, help="pre-training steps; 0 writes the data only")
     parser.add_argument("--batch_size", type=int, default=32, help="conversations a step")
     args = parser.parse_args()
     write_data(args.output_dir / "data")

@@ -1,11 +1,13 @@
 """The recipe's arguments, as dataclasses for HfArgumentParser, and the errors that a user can mend."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainingArguments
 
+DEFAULT_CACHE_DIR = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "freeze-recipe")
 DEFAULT_MODEL = "google-bert/bert-base-chinese"
 
 
@@ -85,6 +87,27 @@ class FreezeArguments:
 
 
 @dataclass
+class CacheArguments:
+    """How the frozen prefix's outputs are kept."""
+
+    prefix_cache: str = _option(
+        "auto",
+        "Compute the frozen prefix once and train from its outputs; auto: where that pays.",
+        choices=["auto", "on", "off"],
+    )
+    prefix_cache_dir: str = _option(DEFAULT_CACHE_DIR, "Where prefix caches are kept; later runs find them there.")
+    prefix_cache_dtype: str = _option(
+        "float16", "How the outputs are stored.", choices=["float16", "bfloat16", "float32"]
+    )
+    prefix_compute_dtype: str = _option(
+        "auto",
+        "How they are computed; auto: bfloat16 where that measures faster and the storage has 16 bits, else float32.",
+        choices=["auto", "float32", "bfloat16"],
+    )
+    prefix_cache_max_gb: float = _option(20.0, "The most disk space that one run's caches may take, in GB.")
+
+
+@dataclass
 class FreezeTrainingArguments(TrainingArguments):
     """The Trainer's arguments with this recipe's defaults."""
 
@@ -128,9 +151,10 @@ class FreezeTrainingArguments(TrainingArguments):
 
 
 class RecipeArguments(NamedTuple):
-    """The four parsed dataclasses."""
+    """The parsed dataclasses."""
 
     model: ModelArguments
     data: DataArguments
     freeze: FreezeArguments
+    cache: CacheArguments
     training: FreezeTrainingArguments

@@ -1,4 +1,4 @@
-"""The order of examples, a pure function of (seed, epoch); batches of like length; the collator.
+"""The order of examples, a pure function of (seed, epoch), and batches of like length.
 
 Examples are put in order and grouped at the size of a whole optimizer step, which is then cut into ranks and
 micro-batches. How a step is cut up so never changes which examples it sees.
@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from recipe.arguments import UserError
+from recipe.tokens import Example
 
 WINDOW_STEPS = 50  # optimizer steps whose examples are sorted by length together: 1.04 tokens carried for each real one
 IGNORED_LABEL = -100  # cross_entropy's ignore_index
 
-Example = dict[str, Any]
 Take = Callable[[list[int]], Sequence[Any]]
 
 
@@ -164,31 +163,3 @@ def open_arrow(examples: Any) -> Take:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     return take
-
-
-class TokenizedPairs(Dataset):
-    """Tokenised examples in memory, shortest first, for evaluation; example i stood at `order[i]` in its split."""
-
-    def __init__(self, examples: Iterable[Example]) -> None:
-        kept = list(examples)
-        self.order = sorted(range(len(kept)), key=lambda index: len(kept[index]["input_ids"]))
-        self.examples = [kept[index] for index in self.order]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
-
-
-def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Tensors (batch, longest) of input_ids, token_type_ids and attention_mask, and labels (batch,)."""
-    longest = max(len(example["input_ids"]) for example in examples)
-    batch = {
-        name: torch.tensor([example[name] + [fill] * (longest - len(example[name])) for example in examples])
-        for name, fill in [("input_ids", pad_token_id), ("token_type_ids", 0)]
-    }
-    lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-    batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
-    batch["labels"] = torch.tensor([example["labels"] for example in examples])
-    return batch

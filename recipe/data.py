@@ -211,9 +211,14 @@ def iterate(examples: Examples) -> Iterator[dict[str, Any]]:
 
     `iter(examples)` inside a DataLoader worker would give each worker other rows; the order deals them out itself.
     """
-    for batch in examples.iter(batch_size=1000):
+    for batch in iterate_batches(examples):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
+
+
+def iterate_batches(examples: Examples) -> Iterator[dict[str, list[Any]]]:
+    """`iterate` by the thousand, as columns."""
+    return examples.iter(batch_size=1000)
 
 
 def tokenize(pairs: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:

@@ -6,9 +6,10 @@ from typing import Any
 from transformers import set_seed
 
 from recipe.arguments import RecipeArguments, UserError
-from recipe.data import require_split
+from recipe.data import require_split, tokenize
 from recipe.loading import load_config, load_model, load_tokenizer
-from recipe.training import READABLE, build_trainer, quiet_libraries, tokenized
+from recipe.trainer import build_trainer
+from recipe.training import READABLE, quiet_libraries, sorted_pairs
 
 
 def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         )
     tokenizer = load_tokenizer(arguments.model, config, options)
     model = load_model(arguments.model, config, options, fine_tuned=True)
-    dataset = tokenized(split, tokenizer, arguments.data.max_length)
+    dataset = sorted_pairs(tokenize(split.pairs, tokenizer, arguments.data.max_length))
     trainer = build_trainer(args, model, tokenizer, eval_dataset=dataset)
     metrics = trainer.evaluate()
     if Path(args.output_dir or ".").is_dir():

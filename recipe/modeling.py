@@ -80,6 +80,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.prefix_depth: int | None = None
         self.frozen_dropout = False
+        self._parked: list[nn.Module] = []
         self.post_init()
 
     def train(self, mode: bool = True) -> "BertForPairwiseCLS":
@@ -102,6 +103,25 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         with torch.no_grad():
             hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
             return self._run_layers(hidden_states, attention_mask, 0, self.prefix_depth or 0)
+
+    def park_prefix(self) -> None:
+        """Take the frozen prefix out of the module tree and off the GPU, for training from its outputs.
+
+        Until `unpark_prefix` the model takes prefix_states only; its state dict, optimizer and DDP see the tail alone.
+        """
+        layers = self.bert.encoder.layer
+        self._parked = [self.bert.embeddings.cpu(), *(layer.cpu() for layer in layers[: self.prefix_depth])]
+        self.bert.embeddings = nn.Identity()
+        for index in range(len(self._parked) - 1):
+            layers[index] = nn.Identity()
+
+    def unpark_prefix(self) -> None:
+        """Put the prefix back where it was."""
+        if self._parked:
+            self.bert.embeddings, *layers = (module.to(self.classifier.weight.device) for module in self._parked)
+            for index, layer in enumerate(layers):
+                self.bert.encoder.layer[index] = layer
+            self._parked = []
 
     def _run_layers(self, hidden_states: Tensor, attention_mask: Tensor | None, start: int, stop: int) -> Tensor:
         if start == stop:
@@ -126,7 +146,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         """
         start = self.prefix_depth or 0
         if prefix_states is not None:
-            hidden_states = prefix_states
+            hidden_states = prefix_states.to(self.classifier.weight.dtype)
         elif self.prefix_depth is not None:
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:

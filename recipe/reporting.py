@@ -29,7 +29,9 @@ class RunReport:
     frozen_sha256: str
     started: float
     metrics: dict[str, Any] = field(default_factory=dict)
+    encode_seconds: float = 0.0
     train_seconds: float = 0.0
+    eval_seconds: float = 0.0
     total_seconds: float = 0.0
     gpu_bytes: int = 0
 
@@ -55,40 +57,83 @@ def format_plan(plan: FreezePlan, num_layers: int) -> str:
     share = plan.trainable / plan.parameters
     lines.append(f"{'all':<16}{plan.parameters:>14,}{plan.trainable:>14,}  ({share:.1%} trained)")
     depth = "none" if plan.prefix_depth is None else f"the embeddings and {plan.prefix_depth} of {num_layers} layers"
-    # float32 weights of the whole model, and AdamW's two moments of what is trained
-    size = 4 * plan.parameters + 8 * plan.trainable
+    size = 12 * plan.trainable  # float32 weights and AdamW's two moments
     lines.append(f"frozen prefix: {depth}; a checkpoint takes {size / 1e6:,.0f} MB")
     return "\n".join(lines)
 
 
+LINE_SECONDS = 5.0  # the least time between two lines of progress in a log
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line at each tenth of a long way, for logs. From the first process only."""
+
+    def __init__(self, args: TrainingArguments, total: int, what: str, unit: str, done: int = 0) -> None:
+        self.args, self.total, self.what, self.unit = args, total, what, unit
+        self.first = self.done = done
+        self.started = self.told = time.perf_counter()
+        self.bar: tqdm | None = None
+        if args.process_index == 0 and not args.disable_tqdm and sys.stderr.isatty():
+            self.bar = tqdm(
+                total=total,
+                initial=done,
+                desc=what,
+                unit=f" {unit}",
+                unit_scale=total > 10_000,
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def advance(self, count: int) -> None:
+        """`count` more are done."""
+        before, self.done = self.done, self.done + count
+        if self.bar is not None:
+            self.bar.update(count)
+            return
+        now = time.perf_counter()
+        if before * 10 // self.total < self.done * 10 // self.total < 10 and now - self.told > LINE_SECONDS:
+            self.told = now
+            rate = (self.done - self.first) / (now - self.started)
+            left = (self.total - self.done) / rate
+            speed = f"{1 / rate:.2f} s a {self.unit}" if rate < 10 else f"{rate:,.0f} {self.unit} a second"
+            say(
+                self.args, f"{self.what} {self.done:,}/{self.total:,}, {speed}, {left // 60:.0f}:{left % 60:02.0f} left"
+            )
+
+    def note(self, text: str) -> None:
+        """Show `text` behind the bar."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
 class EpochLines(TrainerCallback):
-    """A progress bar on a terminal, a line now and then elsewhere, and one line for each evaluation."""
+    """The training's progress, and one line for each evaluation."""
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
+        self.progress: Progress | None = None
         self.loss_sum = self.loss_steps = 0.0
-        self.logged = self.shown = 0
-        self.started = time.perf_counter()
+        self.logged = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the bar."""
-        self.started, self.first = time.perf_counter(), state.global_step
+        self.progress = Progress(args, state.max_steps, "training", "step", state.global_step)
         self.logged = state.global_step
-        if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, leave=False
-            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Advance the bar, or say where the run is at each tenth of it."""
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-        elif state.global_step * 10 // state.max_steps > self.shown and state.global_step < state.max_steps:
-            self.shown = state.global_step * 10 // state.max_steps
-            each = (time.perf_counter() - self.started) / (state.global_step - self.first)
-            left = each * (state.max_steps - state.global_step)
-            time_left = f"{left // 60:.0f}:{left % 60:02.0f} left"
-            say(args, f"step {state.global_step}/{state.max_steps}, {each:.2f} s a step, {time_left}")
+        """Advance the bar."""
+        if self.progress is not None:
+            self.progress.advance(1)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Have the Trainer log what it has gathered since its last log, so that the epoch's loss is the epoch's."""
@@ -103,8 +148,8 @@ class EpochLines(TrainerCallback):
         self.loss_sum += logs["loss"] * (state.global_step - self.logged)
         self.loss_steps += state.global_step - self.logged
         self.logged = state.global_step
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}")
+        if self.progress is not None:
+            self.progress.note(f"loss {logs['loss']:.4f}")
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
@@ -112,13 +157,13 @@ class EpochLines(TrainerCallback):
         """The epoch's line."""
         trained = f"train loss {self.loss_sum / self.loss_steps:.4f}  " if self.loss_steps else ""
         self.loss_sum = self.loss_steps = 0.0
-        where = f"epoch {state.epoch:g}  " if state.epoch else ""
+        where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
         say(args, f"{where}{trained}{describe_metrics(metrics)}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take the bar away."""
-        if self.bar is not None:
-            self.bar.close()
+        if self.progress is not None:
+            self.progress.close()
 
 
 def describe_metrics(metrics: dict[str, Any]) -> str:
@@ -134,18 +179,17 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     lines = [""]
     if report.metrics:
         accuracy, majority = report.metrics["eval_accuracy"], report.metrics["eval_majority_baseline"]
+        epoch = report.metrics["epoch"]
         verdict = "" if accuracy > majority else "; it does NOT beat always answering the majority label"
-        lines.append(
-            f"best accuracy   {accuracy:.4f} after epoch {report.metrics['epoch']:g} (majority {majority:.4f}){verdict}"
-        )
+        lines.append(f"best accuracy   {accuracy:.4f} after epoch {epoch:.3g} (majority {majority:.4f}){verdict}")
     plan = report.plan
     lines.append(
         f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"
     )
     lines.append("frozen          bit-identical to what was loaded (checked)")
-    lines.append(
-        f"time            {report.total_seconds:.0f} s, {report.train_seconds:.0f} s of it training and evaluating"
-    )
+    training = report.train_seconds - report.eval_seconds
+    parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
+    lines.append(f"time            {report.total_seconds:.0f} s: {parts}")
     memory = f"{peak_memory() / 1e9:.2f} GB" + (
         f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
     )
@@ -178,6 +222,8 @@ def write_report(arguments: RecipeArguments, report: RunReport) -> None:
         "trainable_parameters": report.plan.trainable,
         "frozen_prefix_depth": report.plan.prefix_depth,
         "frozen_weights_sha256": report.frozen_sha256,
+        "encode_seconds": round(report.encode_seconds, 1),
+        "train_seconds": round(report.train_seconds, 1),
         "total_seconds": round(report.total_seconds, 1),
         "peak_memory_bytes": peak_memory(),
     }

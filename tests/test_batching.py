@@ -1,16 +1,13 @@
 import random
 
 import pytest
-import torch
 
 from recipe.arguments import UserError
 from recipe.batching import (
     IGNORED_LABEL,
     StepShape,
-    TokenizedPairs,
     TrainBatches,
     TrainLoader,
-    collate,
     cut_step,
     open_stream,
     shuffled,
@@ -106,25 +103,3 @@ def test_stream_of_another_length_than_promised_is_an_error(claimed):
     take = open_stream(rows, claimed, "the stream")
     with pytest.raises(UserError, match=r"the stream: .*rows"):
         take(list(range(claimed)))
-
-
-def test_evaluation_pairs_are_sorted_and_know_their_place():
-    rows = examples(50)
-    pairs = TokenizedPairs(rows)
-    lengths = [len(row["input_ids"]) for row in pairs.examples]
-    assert lengths == sorted(lengths)
-    assert [rows[place] for place in pairs.order] == pairs.examples
-
-
-def test_collate_pads_to_the_longest():
-    batch = collate(
-        [
-            {"input_ids": [2, 7, 3], "token_type_ids": [0, 0, 1], "labels": 1},
-            {"input_ids": [2, 7, 8, 9, 3], "token_type_ids": [0, 0, 0, 1, 1], "labels": 0},
-        ],
-        pad_token_id=6,
-    )
-    assert batch["input_ids"].tolist() == [[2, 7, 3, 6, 6], [2, 7, 8, 9, 3]]
-    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert torch.equal(batch["labels"], torch.tensor([1, 0]))

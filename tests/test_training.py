@@ -10,11 +10,12 @@ import torch
 from transformers import set_seed
 
 from recipe.arguments import RunError, UserError
-from recipe.data import require_split
+from recipe.data import require_split, tokenize
 from recipe.evaluation import evaluate
 from recipe.loading import load_config, load_model, load_tokenizer
 from recipe.parsing import parse
-from recipe.training import build_trainer, train, train_batches
+from recipe.trainer import build_trainer
+from recipe.training import train, train_batches
 from tests.conftest import make_pairs, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def assert_close(a, b, tolerance):
 
 
 def test_a_run_leaves_a_whole_model_and_its_results(arguments, tmp_path, capsys):
-    report = train(arguments("--num_train_epochs=2"))
+    report = train(arguments("--num_train_epochs=2", "--prefix_cache_dtype=float32"))
     out = capsys.readouterr().out
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
@@ -128,9 +129,8 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp
         model.bert.encoder.layer[3].output.dense.weight[0, 0] = float("inf")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     split = require_split(parsed.data, "train")
-    trainer = build_trainer(
-        parsed.training, model, tokenizer, train_batches(split, tokenizer, parsed.data, parsed.training)
-    )
+    examples = tokenize(split.pairs, tokenizer, parsed.data.max_length)
+    trainer = build_trainer(parsed.training, model, tokenizer, train_batches(examples, split, parsed))
     with pytest.raises(RunError, match=r"the loss is nan at step 1 \(learning rate 0.0001\)"):
         trainer.train()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -187,7 +187,16 @@ def test_evaluation_refuses_a_model_without_a_classifier(tiny_model, pairs_dir):
 
 
 def test_the_command_line_fails_in_one_line(tmp_path, tiny_model):
-    words = ["--model_name_or_path", tiny_model, "--data_dir", tmp_path, "--output_dir", tmp_path / "out"]
+    words = [
+        "--model_name_or_path",
+        tiny_model,
+        "--data_dir",
+        tmp_path,
+        "--output_dir",
+        tmp_path / "out",
+        "--max_length",
+        64,
+    ]
     done = subprocess.run([sys.executable, "run_freeze.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

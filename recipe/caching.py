@@ -1,0 +1,166 @@
+"""Whether a run trains from the prefix cache, and the cached splits that it then reads instead of tokens."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments, UserError
+from recipe.data import Examples, iterate_batches
+from recipe.encoding import encode, faster_dtype
+from recipe.modeling import BertForPairwiseCLS
+from recipe.prefix_cache import CacheKey, PrefixCache, make_key, open_cache, size_in_bytes
+from recipe.reporting import say
+from recipe.tokens import Example, SortedPairs, Tokens, read_tokens
+
+GIGABYTE = 1e9
+
+
+class CachedSplit(NamedTuple):
+    """A split whose pairs are looked up in a prefix cache."""
+
+    cache: PrefixCache
+    lengths: Tensor
+    labels: Tensor
+
+    def example(self, index: int) -> Example:
+        """One pair, for `collate` to gather."""
+        return {"cache": self.cache, "index": index, "labels": int(self.labels[index])}
+
+    def take(self, indices: list[int]) -> list[Example]:
+        """Some pairs."""
+        return [self.example(index) for index in indices]
+
+    def sorted_pairs(self) -> SortedPairs:
+        """All pairs, for evaluation."""
+        return SortedPairs(self.lengths, self.example)
+
+
+def cache_prefix(
+    model: BertForPairwiseCLS, splits: Sequence[tuple[str, int, Examples]], arguments: RecipeArguments
+) -> list[CachedSplit] | None:
+    """The splits' prefix caches, found or made; None where the run is to train without, which is said with the reason.
+
+    Args:
+        splits: source, number of pairs and tokenised examples of each split.
+
+    Raises:
+        UserError: --prefix_cache on, and it cannot be.
+    """
+    args = arguments.training
+    reason = _why_not(model, arguments)
+    tokens: list[Tokens] = []
+    if reason is None:
+        tokens, reason = _read(model, splits, arguments)
+    if reason is None:
+        keys = _keys(model, tokens, arguments)
+        reason = _no_room(tokens, keys, arguments)
+    reason = _from_first_rank(args, reason)
+    if reason is not None:
+        if arguments.cache.prefix_cache == "on":
+            raise UserError(f"--prefix_cache on: {reason}")
+        say(args, f"prefix cache: off, {reason}")
+        return None
+    directory = Path(arguments.cache.prefix_cache_dir)
+    cached = []
+    for (source, _, _), held, key in zip(splits, tokens, keys, strict=True):
+        cache = _open_or_encode(model, held, key, directory, source, args)
+        cached.append(CachedSplit(cache, held.lengths, held.labels))
+    return cached
+
+
+def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments) -> str | None:
+    if arguments.cache.prefix_cache == "off":
+        return "as --prefix_cache says"
+    if model.prefix_depth is None:
+        return "there is no frozen prefix: the embeddings are trained"
+    if model.prefix_depth == 0:
+        return "there is no frozen prefix: layer 0 is trained"
+    if model.frozen_dropout:
+        return "--frozen_dropout makes the prefix's outputs differ from pass to pass"
+    if arguments.cache.prefix_cache == "auto" and arguments.training.num_train_epochs <= 1:
+        return "a single epoch would read each output once"
+    return None
+
+
+def _read(
+    model: BertForPairwiseCLS, splits: Sequence[tuple[str, int, Examples]], arguments: RecipeArguments
+) -> tuple[list[Tokens], str | None]:
+    """The tokens of all splits, read only as far as the cache of them could be kept."""
+    whole = model.prefix_depth == model.config.num_hidden_layers
+    each = model.config.hidden_size * getattr(torch, arguments.cache.prefix_cache_dtype).itemsize
+    most = float("inf") if whole else arguments.cache.prefix_cache_max_gb * GIGABYTE / each
+    read: list[Tokens] = []
+    for _, _, examples in splits:
+        tokens = read_tokens(iterate_batches(examples), most - sum(int(held.offsets[-1]) for held in read))
+        if tokens is None:
+            return [], f"it would take more than --prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
+        read.append(tokens)
+    return read, None
+
+
+def _keys(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments) -> list[CacheKey]:
+    """The splits' keys; where the computing type is free, that of caches already there, else the faster one."""
+    cache, args = arguments.cache, arguments.training
+    choices = [cache.prefix_compute_dtype]
+    if cache.prefix_compute_dtype == "auto":
+        choices = ["float32"] if cache.prefix_cache_dtype == "float32" else ["bfloat16", "float32"]
+    for choice in choices:
+        keys = [make_key(model, held, cache.prefix_cache_dtype, choice) for held in tokens]
+        if len(choices) == 1 or all(
+            open_cache(Path(cache.prefix_cache_dir), *pair) for pair in zip(keys, tokens, strict=True)
+        ):
+            return keys
+    faster = _from_first_rank(args, faster_dtype(model, args.device))
+    return [key._replace(compute_dtype=faster) for key in keys]
+
+
+def _no_room(tokens: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments) -> str | None:
+    directory = Path(arguments.cache.prefix_cache_dir)
+    sizes = {key.name: size_in_bytes(held, key) for held, key in zip(tokens, keys, strict=True)}
+    missing = sum(
+        sizes[key.name] for held, key in zip(tokens, keys, strict=True) if not open_cache(directory, key, held)
+    )
+    limit = arguments.cache.prefix_cache_max_gb
+    if sum(sizes.values()) > limit * GIGABYTE:
+        return f"it would take {sum(sizes.values()) / GIGABYTE:.2f} GB, and --prefix_cache_max_gb is {limit:g}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        return f"--prefix_cache_dir {directory}: {error.strerror}"
+    if missing > free:
+        return f"it would take {missing / GIGABYTE:.2f} GB, and {directory} has {free / GIGABYTE:.2f} GB free"
+    return None
+
+
+def _open_or_encode(
+    model: BertForPairwiseCLS,
+    tokens: Tokens,
+    key: CacheKey,
+    directory: Path,
+    source: str,
+    args: FreezeTrainingArguments,
+) -> PrefixCache:
+    cache = open_cache(directory, key, tokens)
+    if any(_from_all_ranks(args, cache is None)) or cache is None:
+        return encode(model, tokens, key, directory, source, args)
+    size, saved = cache.manifest["bytes"] / GIGABYTE, cache.manifest["seconds"]
+    say(args, f"prefix cache: {source} found, {size:.2f} GB; it saves {saved:.0f} s of encoding")
+    return cache
+
+
+def _from_first_rank(args: FreezeTrainingArguments, value: Any) -> Any:
+    """Rank 0's value on all ranks: what depends on a clock or a disk may come out differently elsewhere."""
+    return _from_all_ranks(args, value)[0]
+
+
+def _from_all_ranks(args: FreezeTrainingArguments, value: Any) -> list[Any]:
+    if args.world_size == 1:
+        return [value]
+    values = [None] * args.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values

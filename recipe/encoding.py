@@ -1,0 +1,160 @@
+"""The encoding pass: the frozen prefix over every pair, once, in batches that need neither padding nor a mask."""
+
+import copy
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from recipe.arguments import RunError
+from recipe.modeling import BertForPairwiseCLS
+from recipe.prefix_cache import (
+    CacheKey,
+    PrefixCache,
+    finish,
+    make_manifest,
+    make_partial,
+    open_cache,
+    open_partial,
+    rows_per_pair,
+)
+from recipe.reporting import Progress, say
+from recipe.tokens import Tokens
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+
+
+class Share(NamedTuple):
+    """Which batches this process encodes: every `ranks`-th from `rank` on, among the ranks of its machine."""
+
+    rank: int
+    ranks: int
+
+
+def equal_length_batches(lengths: Tensor, batch_tokens: int) -> Iterator[Tensor]:
+    """Indices of pairs of one length, at most `batch_tokens` tokens together, the longest first: nothing to pad."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    _, counts = torch.unique_consecutive(lengths[order], return_counts=True)
+    for same in order.split(counts.tolist()):
+        yield from same.split(max(1, batch_tokens // int(lengths[same[0]])))
+
+
+def faster_dtype(model: BertForPairwiseCLS, device: torch.device) -> str:
+    """bfloat16 where a layer runs faster in it by a fifth or more, as measured on the spot; else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    layer = model.bert.encoder.layer[0]
+    half = copy.deepcopy(layer).to(torch.bfloat16)
+    states = torch.zeros(32, 32, model.config.hidden_size)
+    seconds: dict[str, float] = {}
+    with torch.inference_mode():
+        for _ in range(4):
+            for name, module in (("float32", layer), ("bfloat16", half)):
+                start = time.perf_counter()
+                module(states.to(getattr(torch, name)), None)
+                seconds[name] = min(seconds.get(name, math.inf), time.perf_counter() - start)
+    return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
+
+
+def encode(
+    model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, directory: Path, source: str, args: TrainingArguments
+) -> PrefixCache:
+    """Compute and store the prefix's outputs, going on from the deepest shallower cache of the same model.
+
+    Every rank must call this: each encodes its share. A machine's first rank writes the manifest.
+
+    Raises:
+        OSError: the disk is full or cannot be written; nothing that a later run would trust is left.
+    """
+    share = Share(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # one name for the ranks of a machine, which share a parent
+    owner = os.getppid() if share.ranks > 1 else os.getpid()
+    partial = directory / f"{key.name}.{socket.gethostname()}-{owner}"
+    shallower = [open_cache(directory, key.at_depth(depth), tokens) for depth in range(key.depth - 1, 0, -1)]
+    base = next(filter(None, shallower), None)
+    started = time.perf_counter()
+    try:
+        if share.rank == 0:
+            make_partial(partial, tokens, key)
+        _wait(args)
+        _fill(model, tokens, key, open_partial(partial, tokens, key), base, share, args, source)
+        _wait(args)
+        seconds = time.perf_counter() - started
+        if share.rank == 0:
+            finish(partial, directory, key, tokens, make_manifest(tokens, key, source, seconds, base))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _wait(args)
+    cache = open_cache(directory, key, tokens)
+    if cache is None:
+        raise OSError(f"{directory / key.name} is gone right after it was written")
+    rate = int(tokens.offsets[-1]) / seconds
+    say(args, f"prefix cache: {source} encoded in {seconds:.0f} s in {key.compute_dtype}, {rate:,.0f} tokens a second")
+    return cache
+
+
+def _wait(args: TrainingArguments) -> None:
+    if args.world_size > 1:
+        torch.distributed.barrier()
+
+
+def _fill(
+    model: BertForPairwiseCLS,
+    tokens: Tokens,
+    key: CacheKey,
+    states: Tensor,
+    base: PrefixCache | None,
+    share: Share,
+    args: TrainingArguments,
+    source: str,
+) -> None:
+    run = _prefix_runner(model, tokens, key, base, args.device)
+    batches = list(equal_length_batches(tokens.lengths, BATCH_TOKENS[args.device.type]))[share.rank :: share.ranks]
+    offsets = rows_per_pair(tokens, key)
+    total = sum(int(tokens.lengths[batch].sum()) for batch in batches)
+    with Progress(args, total, f"encoding {source}", "tokens") as progress, torch.inference_mode():
+        for batch in batches:
+            output = run(batch).to(states.dtype)
+            rows = offsets[batch][:, None] + torch.arange(output.shape[1])
+            states[rows.view(-1)] = output.reshape(-1, output.shape[-1]).cpu()
+            if not bool(output.isfinite().all()):
+                raise RunError(
+                    f"--prefix_cache_dtype {key.dtype}: a state does not fit into it; use bfloat16 or float32"
+                )
+            progress.advance(int(tokens.lengths[batch].sum()))
+
+
+def _prefix_runner(
+    model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, base: PrefixCache | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """A function: indices of pairs of one length -> their states (batch, tokens, hidden), on `device`."""
+    dtype = getattr(torch, key.compute_dtype)
+    start = base.manifest["depth"] if base else 0
+    layers = model.bert.encoder.layer[start : key.depth]
+    # a copy only where the type differs: in float32 the weights stay mapped from the checkpoint's file
+    if dtype != model.dtype:
+        layers = copy.deepcopy(layers).to(dtype)
+    layers, embeddings = layers.to(device).eval(), model.bert.embeddings.to(device).eval()
+
+    def run(batch: Tensor) -> Tensor:
+        if base is not None:
+            states = base.gather(batch.tolist())[0].to(device)
+        else:
+            places = tokens.offsets[batch][:, None] + torch.arange(int(tokens.lengths[batch[0]]))
+            ids, types = tokens.input_ids[places].to(device), tokens.token_type_ids[places].long().to(device)
+            states = embeddings(input_ids=ids, token_type_ids=types)
+        states = states.to(dtype)
+        for layer in layers:
+            states = layer(states, None)
+        return states
+
+    return run

@@ -1,0 +1,235 @@
+"""The frozen prefix's outputs, computed once: found by all that determines them, memory-mapped, complete or absent.
+
+A cache is a folder named by its key: `states.bin` holds the states of all pairs end to end, (tokens, hidden), in the
+order of the split; `manifest.json` is written last, and without it a folder counts for nothing.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recipe.arguments import DEFAULT_CACHE_DIR
+from recipe.modeling import BertForPairwiseCLS
+from recipe.tokens import Tokens
+
+MANIFEST, STATES = "manifest.json", "states.bin"
+
+
+class CacheKey(NamedTuple):
+    """All that determines a prefix's outputs: the weights of each module, the token ids, and how they are computed."""
+
+    modules: tuple[str, ...]  # sha256 of the embeddings and of each layer of the prefix
+    tokens: str  # sha256 of ids, types and lengths: stands for texts, tokenizer and max_length
+    shape: str  # what of the configuration a layer reads
+    dtype: str
+    compute_dtype: str
+    versions: str
+
+    @property
+    def depth(self) -> int:
+        """Layers in the prefix."""
+        return len(self.modules) - 1
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
+
+    def at_depth(self, depth: int) -> "CacheKey":
+        """The key of a shallower prefix of the same model over the same tokens."""
+        return self._replace(modules=self.modules[: depth + 1])
+
+
+def make_key(model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str) -> CacheKey:
+    """The key of the model's frozen prefix over `tokens`."""
+    config = model.config
+    read = ("hidden_act", "hidden_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers")
+    shape = {name: getattr(config, name) for name in read} | {"attention": config._attn_implementation}
+    modules = [model.bert.embeddings, *model.bert.encoder.layer[: model.prefix_depth]]
+    return CacheKey(
+        modules=tuple(_weights_sha256(module) for module in modules),
+        tokens=tokens.sha256(),
+        shape=json.dumps(shape, sort_keys=True),
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        versions=f"torch {version('torch')}, transformers {version('transformers')}",
+    )
+
+
+def _weights_sha256(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class PrefixCache:
+    """An opened cache.
+
+    Attributes:
+        states: (tokens, hidden), memory-mapped.
+        offsets: (pairs + 1,); pair i has the rows offsets[i] to offsets[i + 1].
+        manifest: what was written beside them.
+    """
+
+    def __init__(self, states: Tensor, offsets: Tensor, manifest: dict[str, Any]) -> None:
+        self.states, self.offsets, self.manifest = states, offsets, manifest
+
+    def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """The states of some pairs, (batch, longest, hidden), and their mask (batch, longest), None without padding.
+
+        One indexed copy; padding repeats a pair's last row, which the mask hides.
+        """
+        wanted = torch.as_tensor(indices)
+        starts = self.offsets[wanted]
+        lengths = self.offsets[wanted + 1] - starts
+        place = torch.arange(int(lengths.max()))
+        rows = starts[:, None] + torch.minimum(place, lengths[:, None] - 1)
+        states = self.states.index_select(0, rows.view(-1)).view(*rows.shape, -1)
+        return states, None if bool((lengths == len(place)).all()) else (place < lengths[:, None]).long()
+
+
+def rows_per_pair(tokens: Tokens, key: CacheKey) -> Tensor:
+    """Offsets (pairs + 1,) of a cache's rows: one a token, or [CLS] alone where the last layer is in the prefix."""
+    if key.depth == json.loads(key.shape)["num_hidden_layers"]:
+        return torch.arange(len(tokens.labels) + 1)
+    return tokens.offsets
+
+
+def size_in_bytes(tokens: Tokens, key: CacheKey) -> int:
+    """What a cache's states take on disk."""
+    return (
+        int(rows_per_pair(tokens, key)[-1]) * json.loads(key.shape)["hidden_size"] * getattr(torch, key.dtype).itemsize
+    )
+
+
+def make_partial(partial: Path, tokens: Tokens, key: CacheKey) -> None:
+    """A folder with room for the states, all the disk space they need taken at once.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with open(partial / STATES, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size_in_bytes(tokens, key))
+
+
+def open_partial(partial: Path, tokens: Tokens, key: CacheKey) -> Tensor:
+    """The states of a folder that `make_partial` made, to be written to."""
+    return _map(partial / STATES, tokens, key, shared=True)
+
+
+def _map(path: Path, tokens: Tokens, key: CacheKey, shared: bool) -> Tensor:
+    rows, hidden = int(rows_per_pair(tokens, key)[-1]), json.loads(key.shape)["hidden_size"]
+    return torch.from_file(str(path), shared=shared, size=rows * hidden, dtype=getattr(torch, key.dtype)).view(
+        rows, hidden
+    )
+
+
+def make_manifest(
+    tokens: Tokens, key: CacheKey, source: str, seconds: float, base: "PrefixCache | None"
+) -> dict[str, Any]:
+    """What is said of a cache beside it; `seconds` are what finding it again saves."""
+    return {
+        "depth": key.depth,
+        "dtype": key.dtype,
+        "compute_dtype": key.compute_dtype,
+        "bytes": size_in_bytes(tokens, key),
+        "pairs": len(tokens.labels),
+        "tokens": int(tokens.offsets[-1]),
+        "seconds": round(seconds + (base.manifest["seconds"] if base else 0), 1),
+        "extended_from_depth": base.manifest["depth"] if base else None,
+        "versions": key.versions,
+        "source": source,
+    }
+
+
+def open_cache(directory: Path, key: CacheKey, tokens: Tokens) -> PrefixCache | None:
+    """The cache of `key`, None where there is none that is complete."""
+    folder = directory / key.name
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        complete = (folder / STATES).stat().st_size == manifest["bytes"] == size_in_bytes(tokens, key)
+    except (OSError, ValueError, KeyError):
+        return None
+    if not complete:
+        return None
+    os.utime(folder / MANIFEST)  # last used, for whoever prunes
+    return PrefixCache(_map(folder / STATES, tokens, key, shared=False), rows_per_pair(tokens, key), manifest)
+
+
+def finish(partial: Path, directory: Path, key: CacheKey, tokens: Tokens, manifest: dict[str, Any]) -> None:
+    """Make a written cache count: its states reach the disk, then its manifest, then its name."""
+    for name in (STATES, MANIFEST):
+        if name == MANIFEST:
+            (partial / name).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        with open(partial / name, "rb") as file:
+            os.fsync(file.fileno())
+    if open_cache(directory, key, tokens) is not None:  # another process was first
+        shutil.rmtree(partial)
+        return
+    shutil.rmtree(directory / key.name, ignore_errors=True)
+    os.replace(partial, directory / key.name)
+
+
+# ---- python -m recipe.prefix_cache ----
+
+
+def list_caches(directory: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
+    """Each cache's folder, its size in bytes and its manifest (None where it was left unfinished)."""
+    for folder in sorted(directory.glob("*")) if directory.is_dir() else []:
+        if folder.is_dir() and len(folder.name.split(".")[0]) == 32:
+            try:
+                manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                manifest = None
+            yield folder, sum(path.stat().st_size for path in folder.iterdir()), manifest
+
+
+def prune(directory: Path, older_than_days: float) -> int:
+    """Remove caches not used for so many days, 0 for all; returns the bytes freed."""
+    freed = 0
+    for folder, size, _ in list(list_caches(directory)):
+        used = max((path.stat().st_mtime for path in folder.iterdir()), default=0)
+        if time.time() - used >= older_than_days * 86400:
+            shutil.rmtree(folder)
+            freed += size
+    return freed
+
+
+def main() -> None:
+    """List or prune caches from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m recipe.prefix_cache", description="List or remove prefix caches.")
+    parser.add_argument("action", choices=["list", "prune"])
+    parser.add_argument("--prefix_cache_dir", type=Path, default=Path(DEFAULT_CACHE_DIR))
+    parser.add_argument("--older_than_days", type=float, default=0, help="prune only what was not used for so long")
+    args = parser.parse_args()
+    if args.action == "prune":
+        print(f"freed {prune(args.prefix_cache_dir, args.older_than_days) / 1e6:,.0f} MB in {args.prefix_cache_dir}")
+        return
+    total = 0
+    for folder, size, manifest in list_caches(args.prefix_cache_dir):
+        total += size
+        what = (
+            "unfinished"
+            if manifest is None
+            else f"depth {manifest['depth']}, {manifest['dtype']}, {manifest['source']}"
+        )
+        print(f"{folder.name[:12]}  {size / 1e6:>9,.1f} MB  {what}")
+    print(f"{total / 1e6:,.1f} MB in {args.prefix_cache_dir}")
+
+
+if __name__ == "__main__":
+    main()
