@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval test lint clean
+.PHONY: help setup demo train eval cache clean-cache bench test lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,16 @@ train: $(VENV)/.ready ## train bert-base-chinese on AFQMC, both from the Hub
 
 eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs/..., the newest when not named)
 	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(RUN))
+
+cache: $(VENV)/.ready ## list the prefix caches and their sizes
+	$(BIN)/python -m recipe.prefix_cache list
+
+clean-cache: $(VENV)/.ready ## remove them
+	$(BIN)/python -m recipe.prefix_cache prune
+
+bench: $(VENV)/.ready ## the recipe beside its peers: table, chart, benchmarks/results.json (ten minutes on two cores)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.bench
 
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest

@@ -4,7 +4,7 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import torch
@@ -18,6 +18,7 @@ from recipe.caching import CachedSplit, cache_prefix
 from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
 from recipe.freezing import freeze, frozen_fingerprint, make_plan, parse_layers, wasteful_choices
 from recipe.loading import load_config, load_model, load_tokenizer
+from recipe.modeling import BertForPairwiseCLS
 from recipe.reporting import RunReport, format_plan, say, write_report
 from recipe.tokens import SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer, build_trainer
@@ -61,7 +62,9 @@ def train(arguments: RecipeArguments) -> RunReport:
         say(args, _describe(split))
     before = frozen_fingerprint(model)
     report = RunReport(plan=plan, frozen_sha256=before, started=started)
-    trainer = _build(arguments, model, tokenizer, splits, report)
+    max_length = arguments.data.max_length
+    tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length)) for s in splits]
+    trainer = build(arguments, model, tokenizer, tokenized, report)
     _remove_stale(args)
     output = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     model.unpark_prefix()
@@ -84,31 +87,44 @@ def _open_splits(arguments: RecipeArguments) -> list[Split]:
     return [train_split, eval_split]
 
 
-def _build(
-    arguments: RecipeArguments, model: Any, tokenizer: PreTrainedTokenizerBase, splits: list[Split], report: RunReport
+class TokenizedSplit(NamedTuple):
+    """A split's tokenised examples, how many there are, and what they are for messages."""
+
+    source: str
+    rows: int
+    examples: Examples
+
+
+def build(
+    arguments: RecipeArguments,
+    model: BertForPairwiseCLS,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: list[TokenizedSplit],
+    report: RunReport,
 ) -> FreezeTrainer:
-    """The Trainer, over the prefix cache where there is to be one, else over the tokens."""
-    args, data = arguments.training, arguments.data
-    examples = [tokenize(split.pairs, tokenizer, data.max_length) for split in splits]
+    """The Trainer over the training split and, where there is one, the validation split.
+
+    It reads the prefix cache where there is to be one, with the model's prefix parked, else the tokens.
+    """
     start = time.perf_counter()
-    cached = cache_prefix(model, [(s.source, s.rows, e) for s, e in zip(splits, examples, strict=True)], arguments)
+    cached = cache_prefix(model, splits, arguments)
     report.encode_seconds = time.perf_counter() - start
     if cached:
         model.park_prefix()
         train_data = cached_batches(cached[0], arguments)
         eval_data = cached[1].sorted_pairs() if len(cached) > 1 else None
     else:
-        train_data = train_batches(examples[0], splits[0], arguments)
-        eval_data = sorted_pairs(examples[1]) if len(splits) > 1 else None
-    return build_trainer(args, model, tokenizer, train_data, eval_data)
+        train_data = train_batches(splits[0], arguments)
+        eval_data = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
+    return build_trainer(arguments.training, model, tokenizer, train_data, eval_data)
 
 
-def train_batches(examples: Examples, split: Split, arguments: RecipeArguments) -> TrainBatches:
+def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBatches:
     """The training split in this recipe's order, tokenised as it streams, or looked up in Arrow."""
-    if isinstance(examples, datasets.Dataset):
-        open_source = partial(open_arrow, examples)
+    if isinstance(split.examples, datasets.Dataset):
+        open_source = partial(open_arrow, split.examples)
     else:
-        open_source = partial(_restart, examples, split.rows, split.source)
+        open_source = partial(_restart, split.examples, split.rows, split.source)
     return _ordered(open_source, _tokens, split.rows, arguments)
 
 

@@ -15,7 +15,7 @@ from recipe.evaluation import evaluate
 from recipe.loading import load_config, load_model, load_tokenizer
 from recipe.parsing import parse
 from recipe.trainer import build_trainer
-from recipe.training import train, train_batches
+from recipe.training import TokenizedSplit, train, train_batches
 from tests.conftest import make_pairs, write_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +130,8 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp
     before = {name: value.clone() for name, value in model.state_dict().items()}
     split = require_split(parsed.data, "train")
     examples = tokenize(split.pairs, tokenizer, parsed.data.max_length)
-    trainer = build_trainer(parsed.training, model, tokenizer, train_batches(examples, split, parsed))
+    batches = train_batches(TokenizedSplit(split.source, split.rows, examples), parsed)
+    trainer = build_trainer(parsed.training, model, tokenizer, batches)
     with pytest.raises(RunError, match=r"the loss is nan at step 1 \(learning rate 0.0001\)"):
         trainer.train()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

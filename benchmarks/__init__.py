@@ -1,0 +1,1 @@
+"""The recipe beside its peers."""
