@@ -22,6 +22,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     quiet_libraries()
     set_seed(args.seed)
     config, options = load_config(arguments.model)
+    model = load_model(arguments.model, config, options, fine_tuned=True)
     split = require_split(arguments.data, "validation")
     names = READABLE.get(tuple(split.label_names), split.label_names)
     if list(config.id2label.values()) != names:
@@ -30,7 +31,6 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
             f"{', '.join(config.id2label.values())}, those of {split.source} {', '.join(names)}"
         )
     tokenizer = load_tokenizer(arguments.model, config, options)
-    model = load_model(arguments.model, config, options, fine_tuned=True)
     dataset = sorted_pairs(tokenize(split.pairs, tokenizer, arguments.data.max_length))
     trainer = build_trainer(args, model, tokenizer, eval_dataset=dataset)
     metrics = trainer.evaluate()

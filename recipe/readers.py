@@ -78,7 +78,7 @@ def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
             return
         elif line.strip():
             try:
-                yield where, json.loads(line)
+                yield where, json.loads(line.rstrip("\r\n"))
             except (ValueError, RecursionError) as error:
                 yield where, BadRow(f"{where}: not JSON: {getattr(error, 'msg', error)}: {line.strip()[:60]!r}")
 
