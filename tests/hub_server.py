@@ -1,0 +1,94 @@
+"""A small Hub on loopback, over folders: what transformers and datasets ask for when they load by name."""
+
+import hashlib
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+COMMIT = "a" * 40
+
+
+def etag(path):
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def rows(folder, under="", recursive=True):
+    """The tree of a repository as the Hub lists it."""
+    listed = []
+    for path in sorted((folder / under).glob("**/*" if recursive else "*")):
+        kind = "file" if path.is_file() else "directory"
+        size, oid = (path.stat().st_size, etag(path)) if kind == "file" else (0, "0" * 40)
+        listed.append({"type": kind, "path": path.relative_to(folder).as_posix(), "size": size, "oid": oid})
+    return listed
+
+
+@contextmanager
+def hub(repositories: dict[str, Path]):
+    """Serve {"models/owner/name": folder, "datasets/owner/name": folder}; gives the endpoint's address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def give(self, status, body=b"", **headers):
+            self.send_response(status)
+            for name, value in {"Content-Length": len(body), **headers}.items():
+                self.send_header(name.replace("_", "-"), str(value))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def missing(self):
+            self.give(404, b"{}", X_Error_Code="EntryNotFound")
+
+        def do_POST(self):
+            wanted = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            found = re.match(r"/api/(\w+/[^/]+/[^/]+)/paths-info/", self.path)
+            listed = rows(repositories[found[1]]) if found else []
+            self.give(200, json.dumps([row for row in listed if row["path"] in unquote(wanted)]).encode())
+
+        def do_GET(self):
+            path = unquote(urlparse(self.path).path)
+            api = re.match(r"/api/(\w+/[^/]+/[^/]+)(/revision/[^/]+|/tree/[^/]+(?:/(.*))?)?$", path)
+            if api and api[1] in repositories:
+                return self.describe(api)
+            file = re.match(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)$", path)
+            folder = file and repositories.get(("datasets/" if file[1] else "models/") + file[2])
+            if not folder or not (folder / file[3]).is_file():
+                return self.missing()
+            return self.send_file(folder / file[3])
+
+        do_HEAD = do_GET
+
+        def describe(self, api):
+            folder = repositories[api[1]]
+            if "/tree/" in (api[2] or ""):
+                if not (folder / (api[3] or "")).is_dir():
+                    return self.missing()
+                return self.give(200, json.dumps(rows(folder, api[3] or "", "recursive=True" in self.path)).encode())
+            name = api[1].split("/", 1)[1]
+            siblings = [{"rfilename": row["path"]} for row in rows(folder) if row["type"] == "file"]
+            info = {"id": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
+            return self.give(200, json.dumps(info).encode())
+
+        def send_file(self, path):
+            body, headers = path.read_bytes(), {"ETag": f'"{etag(path)}"', "X_Repo_Commit": COMMIT}
+            span = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if span and self.command == "GET":
+                first, last = int(span[1]), min(int(span[2] or len(body) - 1), len(body) - 1)
+                place = f"bytes {first}-{last}/{len(body)}"
+                return self.give(206, body[first : last + 1], Content_Range=place, **headers)
+            return self.give(200, body, Accept_Ranges="bytes", **headers)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()

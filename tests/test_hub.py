@@ -1,0 +1,95 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+from recipe.arguments import UserError
+from recipe.hub import require_hub
+from tests.conftest import make_pairs
+from tests.hub_server import hub
+
+ROOT = Path(__file__).parents[1]
+CARD = """---
+configs:
+- config_name: afqmc
+  data_files:
+  - {split: train, path: afqmc/train-*}
+  - {split: validation, path: afqmc/validation-*}
+dataset_info:
+- config_name: afqmc
+  features:
+  - {name: sentence1, dtype: string}
+  - {name: sentence2, dtype: string}
+  - name: label
+    dtype: {class_label: {names: {'0': '0', '1': '1'}}}
+  - {name: idx, dtype: int32}
+  splits:
+  - {name: train, num_bytes: 1000, num_examples: 48}
+  - {name: validation, num_bytes: 1000, num_examples: 20}
+  download_size: 1000
+  dataset_size: 2000
+---
+"""
+
+
+@pytest.fixture(scope="module")
+def afqmc(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clue")
+    names = datasets.ClassLabel(names=["0", "1"])
+    text, number = datasets.Value("string"), datasets.Value("int32")
+    features = datasets.Features({"sentence1": text, "sentence2": text, "label": names, "idx": number})
+    (folder / "afqmc").mkdir()
+    for split, count in (("train", 48), ("validation", 20)):
+        rows = [{**row, "label": int(row["label"]), "idx": i} for i, row in enumerate(make_pairs(count, count))]
+        table = datasets.Dataset.from_list(rows, features=features)
+        table.to_parquet(folder / "afqmc" / f"{split}-00000-of-00001.parquet")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def run(endpoint, tmp_path, *words):
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    base = ["--max_length", "32", "--use_cpu", "--num_train_epochs", "2", "--prefix_cache", "off"]
+    command = [sys.executable, str(ROOT / "run_freeze.py"), *base, *words]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
+def test_the_default_names_are_loaded_from_the_hub(tiny_model, afqmc, tmp_path, reading):
+    with hub({"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": afqmc}) as endpoint:
+        done = run(endpoint, tmp_path, reading)
+    assert done.returncode == 0, done.stderr
+    assert "train: 48 pairs from clue/clue afqmc train" in done.stdout
+    results = json.loads((tmp_path / "outputs" / "freeze" / "all_results.json").read_text())
+    assert results["epoch"] in (1.0, 2.0)
+
+
+def test_metadata_that_promises_other_rows_is_found_out(tiny_model, afqmc, tmp_path):
+    (tmp_path / "wrong").mkdir()
+    for path in (afqmc / "afqmc").iterdir():
+        (tmp_path / "wrong" / "afqmc").mkdir(exist_ok=True)
+        (tmp_path / "wrong" / "afqmc" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "wrong" / "README.md").write_text(CARD.replace("num_examples: 48", "num_examples: 50"))
+    repositories = {"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": tmp_path / "wrong"}
+    with hub(repositories) as endpoint:
+        done = run(endpoint, tmp_path)
+    assert done.returncode == 2
+    assert "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50" in done.stderr
+
+
+def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
+    done = run("http://127.0.0.1:9", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for way in ("--model_name_or_path", "--data_dir", "HF_ENDPOINT", "make demo"):
+        assert way in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_offline_without_a_copy_says_so():
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no copy"):
+        require_hub("--model_name_or_path", "some/model", "model", "config.json")

@@ -1,0 +1,31 @@
+import pytest
+
+from recipe.freezing import FreezePlan, PlanRow
+from recipe.reporting import RunReport, format_plan, format_summary
+
+PLAN = FreezePlan(
+    [
+        PlanRow("embeddings", 100, 0),
+        *(PlanRow(f"layer {i}", 50, 50 * (i > 9)) for i in range(12)),
+        PlanRow("classifier", 6, 6),
+    ],
+    10,
+)
+
+
+def test_plan_puts_neighbours_of_a_kind_in_one_row():
+    lines = [line.split() for line in format_plan(PLAN, 12).splitlines()]
+    assert lines[1] == ["embeddings", "100", "frozen"]
+    assert lines[2] == ["layers", "0-9", "500", "frozen"]
+    assert lines[3] == ["layers", "10-11", "100", "100"]
+    assert lines[4] == ["classifier", "6", "6"]
+    assert lines[5] == ["all", "706", "106", "(15.0%", "trained)"]
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.72, False), (0.69, True)])
+def test_summary_says_when_nothing_was_learned(accuracy, verdict):
+    metrics = {"eval_accuracy": accuracy, "eval_majority_baseline": 0.69, "epoch": 2.0}
+    text = format_summary(RunReport(PLAN, "", 0.0, metrics), "outputs/x")
+    assert ("does NOT beat" in text) is verdict
+    assert "after epoch 2 (majority 0.6900)" in text
+    assert text.splitlines()[-1] == "next            make eval RUN=outputs/x"
