@@ -17,12 +17,14 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     if arguments.training.only_evaluates:
         from recipe.evaluation import evaluate
-        from recipe.reporting import format_evaluation, say
+        from recipe.progress import say
+        from recipe.reporting import format_evaluation
 
         metrics = evaluate(arguments)
         say(arguments.training, format_evaluation(arguments, metrics))
         return
-    from recipe.reporting import format_summary, say
+    from recipe.progress import say
+    from recipe.reporting import format_summary
     from recipe.training import train
 
     report = train(arguments)

@@ -138,6 +138,7 @@ def open_stream(examples: Iterable[Example], count: int, source: str) -> Take:
     position = 0
 
     def take(indices: list[int]) -> list[Example]:
+        """Read on as far as needed."""
         nonlocal position
         for index in indices:
             while position <= index:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments, UserError
+from recipe.cache_key import CacheKey, make_key
 from recipe.data import Examples, iterate_batches
 from recipe.encoding import encode, faster_dtype
 from recipe.modeling import BertForPairwiseCLS
-from recipe.prefix_cache import CacheKey, PrefixCache, make_key, open_cache, size_in_bytes
-from recipe.reporting import say
+from recipe.prefix_cache import PrefixCache, open_cache, size_in_bytes
+from recipe.progress import say
 from recipe.tokens import Example, SortedPairs, Tokens, read_tokens
 
 GIGABYTE = 1e9

@@ -1,7 +1,7 @@
 """Sentence pairs from the Hub or from files: checked row by row, tokenised by `map`, streamed or kept in Arrow."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import DataArguments, UserError
 from recipe.hub import require_hub
-from recipe.readers import BadRow, find_split, read_rows
+from recipe.pairs import checked
+from recipe.readers import find_split, read_rows
 
-UNLABELLED = -1
 Examples: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
 
 
@@ -85,7 +85,7 @@ def _open_file(args: DataArguments, path: Path, name: str) -> Split:
     check: dict[str, Any] = {"label_names": names, "labelled": name != "test", "skip": args.on_bad_row == "skip"}
     tally: Counter[int] = Counter()
     skipped: list[str] = []
-    for pair in _checked(read_rows(path), skipped, **check):  # before Arrow is written, so that errors keep their line
+    for pair in checked(read_rows(path), skipped, **check):  # before Arrow is written, so that errors keep their line
         tally[pair["label"]] += 1
     kind = datasets.IterableDataset if args.streaming else datasets.Dataset
     state = path.stat()  # part of Arrow's cache key, so that an edited file is read again
@@ -96,68 +96,7 @@ def _open_file(args: DataArguments, path: Path, name: str) -> Split:
 
 
 def _file_pairs(path: Path, version: tuple[int, int], **check: Any) -> Iterator[dict[str, Any]]:
-    return _checked(read_rows(path), [], **check)
-
-
-def _checked(
-    rows: Iterator[tuple[str, Any]], skipped: list[str], *, label_names: Sequence[str], labelled: bool, skip: bool
-) -> Iterator[dict[str, Any]]:
-    """The rows that are pairs; the others are raised, or left out and their errors put into `skipped`."""
-    for where, record in rows:
-        try:
-            yield check_pair(where, record, label_names, labelled)
-        except BadRow as error:
-            if not skip:
-                raise
-            skipped.append(str(error))
-
-
-def check_pair(where: str, record: Any, label_names: Sequence[str], labelled: bool) -> dict[str, Any]:
-    """{sentence1, sentence2, label} out of one record.
-
-    Args:
-        where: "file:line", for the error.
-        label_names: a label is one of these names (0 for "0" will do), or an id where the names are no numbers.
-        labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
-
-    Raises:
-        BadRow: a key is missing or null, a sentence is empty or not text, or the label is none of the names.
-    """
-    if isinstance(record, BadRow):
-        raise record
-    if not isinstance(record, Mapping):
-        raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
-    pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
-    pair["label"] = _label_id(where, record, label_names, labelled)
-    return pair
-
-
-def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
-    if key not in record:
-        raise BadRow(f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}")
-    value = record[key]
-    if not isinstance(value, str):
-        raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
-    if not value.strip():
-        raise BadRow(f"{where}: {key} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRow(f"{where}: {key} holds half a character (a lone surrogate): {value!r:.40}")
-    return value
-
-
-def _label_id(where: str, record: Mapping[str, Any], label_names: Sequence[str], labelled: bool) -> int:
-    value = record.get("label")
-    if not labelled and (value is None or str(value) in ("-1", "")):
-        return UNLABELLED
-    if "label" not in record:
-        raise BadRow(f"{where}: no 'label' among the keys {', '.join(map(str, record))[:80]}")
-    if isinstance(value, (str, int)) and not isinstance(value, bool):
-        if str(value) in label_names:
-            return label_names.index(str(value))
-        if isinstance(value, int) and 0 <= value < len(label_names) and not all(name.isdigit() for name in label_names):
-            return value
-    expected = " or ".join(label_names) if len(label_names) < 6 else f"one of {len(label_names)} names"
-    raise BadRow(f"{where}: label is {value!r:.40}; {expected} is expected (--label_names)")
+    return checked(read_rows(path), [], **check)
 
 
 # ---- the Hub ----
@@ -177,7 +116,7 @@ def _open_hub(args: DataArguments, name: str) -> Split:
         return Split(name, source, pairs, known.num_examples, names)
     skipped: list[str] = []
     numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
-    tally = Counter(pair["label"] for pair in _checked(numbered, skipped, **check))
+    tally = Counter(pair["label"] for pair in checked(numbered, skipped, **check))
     return Split(name, source, pairs, sum(tally.values()), names, skipped, tally)
 
 
@@ -199,7 +138,7 @@ def _hub_pairs(batch: dict[str, list[Any]], indices: list[int], *, source: str, 
     columns = list(batch)
     records = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     numbered = ((f"{source} row {index + 1}", record) for index, record in zip(indices, records, strict=True))
-    pairs = list(_checked(numbered, [], **check))
+    pairs = list(checked(numbered, [], **check))
     return {key: [pair[key] for pair in pairs] for key in ("sentence1", "sentence2", "label")}
 
 

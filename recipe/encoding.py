@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from recipe.arguments import RunError
+from recipe.cache_key import CacheKey
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import (
-    CacheKey,
     PrefixCache,
     finish,
     make_manifest,
@@ -26,7 +26,7 @@ from recipe.prefix_cache import (
     open_partial,
     rows_per_pair,
 )
-from recipe.reporting import Progress, say
+from recipe.progress import Progress, say
 from recipe.tokens import Tokens
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
@@ -146,6 +146,7 @@ def _prefix_runner(
     layers, embeddings = layers.to(device).eval(), model.bert.embeddings.to(device).eval()
 
     def run(batch: Tensor) -> Tensor:
+        """The states of pairs of one length."""
         if base is not None:
             states = base.gather(batch.tolist())[0].to(device)
         else:

@@ -7,9 +7,9 @@ from transformers import set_seed
 
 from recipe.arguments import RecipeArguments, UserError
 from recipe.data import require_split, tokenize
-from recipe.loading import load_config, load_model, load_tokenizer
+from recipe.loading import load_config, load_model, load_tokenizer, readable_labels
 from recipe.trainer import build_trainer
-from recipe.training import READABLE, quiet_libraries, sorted_pairs
+from recipe.training import quiet_libraries, sorted_pairs
 
 
 def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     config, options = load_config(arguments.model)
     model = load_model(arguments.model, config, options, fine_tuned=True)
     split = require_split(arguments.data, "validation")
-    names = READABLE.get(tuple(split.label_names), split.label_names)
+    names = readable_labels(split.label_names)
     if list(config.id2label.values()) != names:
         raise UserError(
             f"--model_name_or_path {arguments.model.model_name_or_path}: its labels are "

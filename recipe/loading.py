@@ -64,6 +64,17 @@ def _reading(name: str) -> Iterator[None]:
         raise UserError(f"--model_name_or_path {name}: cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
+def readable_labels(names: list[str]) -> list[str]:
+    """What the labels of the data are called in a saved model: AFQMC's 0 and 1 by what they mean, others as they are."""
+    return ["different", "same"] if names == ["0", "1"] else names
+
+
+def name_labels(config: BertPairwiseCLSConfig, names: list[str]) -> None:
+    """Give the model the labels of its data."""
+    config.id2label = dict(enumerate(readable_labels(names)))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+
+
 def load_tokenizer(
     args: ModelArguments, config: BertPairwiseCLSConfig, options: dict[str, Any]
 ) -> PreTrainedTokenizerBase:

@@ -5,73 +5,22 @@ order of the split; `manifest.json` is written last, and without it a folder cou
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipe.arguments import DEFAULT_CACHE_DIR
-from recipe.modeling import BertForPairwiseCLS
+from recipe.cache_key import CacheKey
 from recipe.tokens import Tokens
 
 MANIFEST, STATES = "manifest.json", "states.bin"
-
-
-class CacheKey(NamedTuple):
-    """All that determines a prefix's outputs: the weights of each module, the token ids, and how they are computed."""
-
-    modules: tuple[str, ...]  # sha256 of the embeddings and of each layer of the prefix
-    tokens: str  # sha256 of ids, types and lengths: stands for texts, tokenizer and max_length
-    shape: str  # what of the configuration a layer reads
-    dtype: str
-    compute_dtype: str
-    versions: str
-
-    @property
-    def depth(self) -> int:
-        """Layers in the prefix."""
-        return len(self.modules) - 1
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
-
-    def at_depth(self, depth: int) -> "CacheKey":
-        """The key of a shallower prefix of the same model over the same tokens."""
-        return self._replace(modules=self.modules[: depth + 1])
-
-
-def make_key(model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str) -> CacheKey:
-    """The key of the model's frozen prefix over `tokens`."""
-    config = model.config
-    read = ("hidden_act", "hidden_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers")
-    shape = {name: getattr(config, name) for name in read} | {"attention": config._attn_implementation}
-    modules = [model.bert.embeddings, *model.bert.encoder.layer[: model.prefix_depth]]
-    return CacheKey(
-        modules=tuple(_weights_sha256(module) for module in modules),
-        tokens=tokens.sha256(),
-        shape=json.dumps(shape, sort_keys=True),
-        dtype=dtype,
-        compute_dtype=compute_dtype,
-        versions=f"torch {version('torch')}, transformers {version('transformers')}",
-    )
-
-
-def _weights_sha256(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class PrefixCache:

@@ -16,7 +16,7 @@ from recipe.batching import TrainBatches, TrainLoader
 from recipe.checkpointing import load_trainable, save_trainable
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
-from recipe.reporting import EpochLines
+from recipe.progress import EpochLines
 from recipe.tokens import SortedPairs, collate
 
 
@@ -78,6 +78,7 @@ def mean_loss(label_smoothing: float) -> Callable[..., Tensor]:
     """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The micro-batch's share of the step's mean."""
         logits = outputs["logits"].float()
         total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
         return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)

@@ -17,14 +17,12 @@ from recipe.batching import StepShape, Take, TrainBatches, open_arrow, open_stre
 from recipe.caching import CachedSplit, cache_prefix
 from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
 from recipe.freezing import freeze, frozen_fingerprint, make_plan, parse_layers, wasteful_choices
-from recipe.loading import load_config, load_model, load_tokenizer
+from recipe.loading import load_config, load_model, load_tokenizer, name_labels
 from recipe.modeling import BertForPairwiseCLS
-from recipe.reporting import RunReport, format_plan, say, write_report
+from recipe.progress import say
+from recipe.reporting import RunReport, format_plan, write_report
 from recipe.tokens import SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer, build_trainer
-
-# What AFQMC's labels mean, for whoever reads a prediction.
-READABLE: dict[tuple[str, ...], list[str]] = {("0", "1"): ["different", "same"]}
 
 
 def quiet_libraries() -> None:
@@ -49,7 +47,7 @@ def train(arguments: RecipeArguments) -> RunReport:
     parse_layers(arguments.freeze.freeze_layers, config.num_hidden_layers)
     _check_length(arguments.data, config.max_position_embeddings)
     splits = _open_splits(arguments)
-    _name_labels(config, splits[0].label_names)
+    name_labels(config, splits[0].label_names)
     tokenizer = load_tokenizer(arguments.model, config, options)
     model = load_model(arguments.model, config, options)
     freeze(model, arguments.freeze)
@@ -156,12 +154,6 @@ def sorted_pairs(examples: Examples) -> SortedPairs:
     tokens = read_tokens(iterate_batches(examples))
     assert tokens is not None
     return SortedPairs(tokens.lengths, tokens.example)
-
-
-def _name_labels(config: Any, names: list[str]) -> None:
-    readable = READABLE.get(tuple(names), names)
-    config.id2label = dict(enumerate(readable))
-    config.label2id = {name: index for index, name in enumerate(readable)}
 
 
 def _check_length(args: DataArguments, positions: int) -> None:

@@ -8,7 +8,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from recipe.arguments import DataArguments, UserError
-from recipe.data import UNLABELLED, check_pair, iterate, open_split, require_split, tokenize
+from recipe.data import iterate, open_split, require_split, tokenize
+from recipe.pairs import UNLABELLED, check_pair
 from tests.conftest import make_pairs, write_jsonl
 
 GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}

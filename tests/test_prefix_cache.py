@@ -11,11 +11,12 @@ import torch
 from transformers import AutoTokenizer
 
 from recipe.arguments import FreezeArguments, ModelArguments, UserError
+from recipe.cache_key import make_key
 from recipe.data import iterate_batches, open_split, tokenize
 from recipe.encoding import encode, equal_length_batches
 from recipe.freezing import freeze
 from recipe.loading import load_config, load_model
-from recipe.prefix_cache import list_caches, make_key, open_cache, prune, rows_per_pair
+from recipe.prefix_cache import list_caches, open_cache, prune, rows_per_pair
 from recipe.tokens import read_tokens
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
@@ -158,7 +159,7 @@ def test_other_types_do_not_meet_an_old_cache(model, encoded, tmp_path, dtypes):
 
 def test_other_library_versions_do_not_meet_an_old_cache(model, encoded, monkeypatch):
     _, tokens, key = encoded()
-    monkeypatch.setattr("recipe.prefix_cache.version", lambda name: "0")
+    monkeypatch.setattr("recipe.cache_key.version", lambda name: "0")
     assert make_key(model, tokens, "float32", "float32").name != key.name
 
 
