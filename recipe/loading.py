@@ -65,7 +65,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def readable_labels(names: list[str]) -> list[str]:
-    """What the labels of the data are called in a saved model: AFQMC's 0 and 1 by what they mean, others as they are."""
+    """What a saved model calls the data's labels: AFQMC's 0 and 1 by what they mean, others as they are."""
     return ["different", "same"] if names == ["0", "1"] else names
 
 
