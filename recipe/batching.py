@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
 
 from recipe.arguments import UserError
 from recipe.tokens import Example
@@ -86,11 +87,16 @@ class TrainBatches(IterableDataset):
     ) -> None:
         self.open_source, self.length_of, self.count = open_source, length_of, count
         self.shape, self.buffer_size, self.seed = shape, buffer_size, seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers must see it change
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose order the next pass has."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next pass has."""
-        self.epoch = epoch
+        """Choose that epoch."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         steps, rest = divmod(self.count, self.shape.examples)
@@ -117,14 +123,6 @@ class TrainBatches(IterableDataset):
 def _ignored(example: Any) -> Any:
     """An example that adds nothing to loss or gradient, for a rank that must take part without one of its own."""
     return {**example, "labels": IGNORED_LABEL}
-
-
-class TrainLoader(DataLoader):
-    """A DataLoader over TrainBatches that hands the Trainer's epoch on to them."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
 
 
 def open_stream(examples: Iterable[Example], count: int, source: str) -> Take:

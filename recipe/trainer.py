@@ -8,11 +8,18 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import FreezeTrainingArguments, RunError
-from recipe.batching import TrainBatches, TrainLoader
+from recipe.batching import TrainBatches
 from recipe.checkpointing import load_trainable, save_trainable
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
@@ -25,7 +32,7 @@ class FreezeTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The training micro-batches of this rank, not sharded by accelerate: they are this rank's own already."""
-        return TrainLoader(
+        return DataLoader(
             self.train_dataset,
             batch_size=None,
             collate_fn=self.data_collator,
@@ -70,6 +77,17 @@ class FreezeTrainer(Trainer):
         load_trainable(model or self.model, Path(resume_from_checkpoint))
 
 
+class EpochOrder(TrainerCallback):
+    """Tells the batches which epoch begins; the Trainer's own way to them is lost when a resume skips batches."""
+
+    def __init__(self, batches: TrainBatches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """`state.epoch` is a whole number here, or the place in the epoch that a resume goes on with."""
+        self.batches.set_epoch(int(state.epoch or 0))
+
+
 def mean_loss(label_smoothing: float) -> Callable[..., Tensor]:
     """The Trainer's compute_loss_func: cross-entropy summed over a micro-batch, over the examples of the whole step.
 
@@ -106,4 +124,6 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     trainer.add_callback(EpochLines())
+    if train_dataset is not None:
+        trainer.add_callback(EpochOrder(train_dataset))
     return trainer

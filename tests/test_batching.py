@@ -1,13 +1,13 @@
 import random
 
 import pytest
+from torch.utils.data import DataLoader
 
 from recipe.arguments import UserError
 from recipe.batching import (
     IGNORED_LABEL,
     StepShape,
     TrainBatches,
-    TrainLoader,
     cut_step,
     open_stream,
     shuffled,
@@ -88,13 +88,14 @@ def test_batches_by_length_carry_next_to_no_padding():
     assert padded / real < 1.06
 
 
+@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_keep_the_order(workers):
+def test_workers_keep_the_order(workers, persistent):
     made = batches(examples(200), StepShape(8))
-    alone = [ids(batch) for batch in made]
-    loader = TrainLoader(made, batch_size=None, collate_fn=list, num_workers=workers)
-    loader.set_epoch(0)
-    assert [ids(batch) for batch in loader] == alone
+    loader = DataLoader(made, batch_size=None, collate_fn=list, num_workers=workers, persistent_workers=persistent)
+    for epoch in (0, 1, 2):
+        made.set_epoch(epoch)
+        assert [ids(batch) for batch in loader] == [ids(batch) for batch in made]
 
 
 @pytest.mark.parametrize("claimed", [9, 11])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import set_seed
 
 from recipe.arguments import RunError, UserError
@@ -118,6 +119,18 @@ def test_two_ranks_see_each_example_once_and_step_like_one(arguments, tmp_path, 
     assert done.stdout.count("\nepoch 1 ") == 1
     for key in ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy"):
         assert_close(history(tmp_path / "one", key), history(tmp_path / "two", key), 1e-5)
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+@pytest.mark.parametrize("step", [3, 9, 13])  # in the first epoch, between two, in the second
+def test_a_resumed_run_ends_where_the_whole_one_does(arguments, tmp_path, cache, step):
+    words = ["--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=30"]
+    words += ["--eval_strategy=no", f"--prefix_cache={cache}", "--prefix_cache_dtype=float32"]
+    train(arguments(*words, f"--output_dir={tmp_path / 'whole'}"))
+    checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
+    train(arguments(*words, f"--output_dir={tmp_path / 'resumed'}", f"--resume_from_checkpoint={checkpoint}"))
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp_path):
