@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.utils import logging
 
 from benchmarks.report import draw, print_table
 from recipe.batching import StepShape, TrainBatches
@@ -163,6 +164,7 @@ def main() -> None:
     from benchmarks.encoding import measure_ceiling, measure_encoding
     from benchmarks.report import ratios
 
+    logging.disable_progress_bar()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
