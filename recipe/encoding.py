@@ -121,7 +121,7 @@ def _fill(
     batches = list(equal_length_batches(tokens.lengths, BATCH_TOKENS[args.device.type]))[share.rank :: share.ranks]
     offsets = rows_per_pair(tokens, key)
     total = sum(int(tokens.lengths[batch].sum()) for batch in batches)
-    with Progress(args, total, f"encoding {source}", "tokens") as progress, torch.inference_mode():
+    with Progress(args, total, f"encoding {source}", "token") as progress, torch.inference_mode():
         for batch in batches:
             output = run(batch).to(states.dtype)
             rows = offsets[batch][:, None] + torch.arange(output.shape[1])

@@ -54,7 +54,7 @@ class Progress:
             self.told = now
             rate = (self.done - self.first) / (now - self.started)
             left = (self.total - self.done) / rate
-            speed = f"{1 / rate:.2f} s a {self.unit}" if rate < 10 else f"{rate:,.0f} {self.unit} a second"
+            speed = f"{1 / rate:.2f} s a {self.unit}" if rate < 10 else f"{rate:,.0f} {self.unit}s a second"
             say(
                 self.args, f"{self.what} {self.done:,}/{self.total:,}, {speed}, {left // 60:.0f}:{left % 60:02.0f} left"
             )
