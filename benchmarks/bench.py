@@ -156,8 +156,8 @@ def measure(folder: Path, rounds: int, quantiles: int, letters: str) -> dict[str
 def main() -> None:
     """Measure, print the table, draw the chart, write results.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each system goes over its batches")
-    parser.add_argument("--quantiles", type=int, default=3, help="batches taken of each system's epoch")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each system goes over its batches")
+    parser.add_argument("--quantiles", type=int, default=2, help="batches taken of each system's epoch")
     parser.add_argument("--systems", default="abcdefgh", help="which systems, by letter")
     parser.add_argument("--output_dir", type=Path, default=HERE, help="where results.json and bench.png are written")
     args = parser.parse_args()

@@ -109,8 +109,9 @@ def _keys(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArgu
     choices = [cache.prefix_compute_dtype]
     if cache.prefix_compute_dtype == "auto":
         choices = ["float32"] if cache.prefix_cache_dtype == "float32" else ["bfloat16", "float32"]
+    hashed = [make_key(model, held, cache.prefix_cache_dtype, choices[0]) for held in tokens]
     for choice in choices:
-        keys = [make_key(model, held, cache.prefix_cache_dtype, choice) for held in tokens]
+        keys = [key._replace(compute_dtype=choice) for key in hashed]
         if len(choices) == 1 or all(
             open_cache(Path(cache.prefix_cache_dir), *pair) for pair in zip(keys, tokens, strict=True)
         ):
