@@ -9,11 +9,13 @@ python run_freeze.py --do_eval --model_name_or_path outputs/freeze
 
 import sys
 
-from recipe.parsing import exit_on_user_error, parse
+from recipe.errors import exit_on_error
 
 
 def main() -> None:
     """Parse, run, report."""
+    from recipe.parsing import parse  # imports here take seconds, and Ctrl-C may come in the middle
+
     arguments = parse(sys.argv[1:])
     if arguments.training.only_evaluates:
         from recipe.evaluation import evaluate
@@ -23,13 +25,10 @@ def main() -> None:
         metrics = evaluate(arguments)
         say(arguments.training, format_evaluation(arguments, metrics))
         return
-    from recipe.progress import say
-    from recipe.reporting import format_summary
     from recipe.training import train
 
-    report = train(arguments)
-    say(arguments.training, format_summary(report, arguments.training.output_dir))
+    train(arguments)
 
 
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    exit_on_error(main)

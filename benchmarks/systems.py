@@ -148,7 +148,7 @@ def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tu
     model = load_model(arguments.model, config, options)
     freeze(model, arguments.freeze)
     tokenizer = load_tokenizer(arguments.model, config, options)
-    report = RunReport(plan=make_plan(model), frozen_sha256="", started=0)
+    report = RunReport(make_plan(model), identity={}, started=0)
     splits = [
         TokenizedSplit(name, len(work[name]), datasets.Dataset.from_list(work[name])) for name in ("train", "eval")
     ]

@@ -1,4 +1,4 @@
-"""The recipe's arguments, as dataclasses for HfArgumentParser, and the errors that a user can mend."""
+"""The recipe's arguments, as dataclasses for HfArgumentParser."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,14 +9,6 @@ from transformers import TrainingArguments
 
 DEFAULT_CACHE_DIR = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "freeze-recipe")
 DEFAULT_MODEL = "google-bert/bert-base-chinese"
-
-
-class UserError(Exception):
-    """Something the user can mend: one line that names the flag or file:line, the value and the accepted form."""
-
-
-class RunError(Exception):
-    """A run that cannot go on, through no fault of its arguments; one line says where it stopped and what to try."""
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -117,6 +109,14 @@ class FreezeTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = _option(32, "Examples a device takes in one forward pass of training.")
     per_device_eval_batch_size: int = _option(64, "Examples a device takes in one forward pass of evaluation.")
     learning_rate: float = _option(1e-4, "AdamW's initial learning rate, which falls linearly to 0.")
+    resume: str = _option(
+        "auto",
+        "auto goes on from the newest good checkpoint in --output_dir, never starts over (and removes what is there), "
+        "a checkpoint-N folder goes on from that one.",
+    )
+    early_stopping_patience: int | None = _option(
+        None, "Stop after so many evaluations without a better --metric_for_best_model."
+    )
     eval_strategy: str = _option("epoch", "When to evaluate.", choices=["no", "steps", "epoch"])
     save_strategy: str = _option("epoch", "When to save a checkpoint.", choices=["no", "steps", "epoch", "best"])
     save_total_limit: int | None = _option(2, "How many checkpoints to keep, the best one included.")
@@ -131,6 +131,10 @@ class FreezeTrainingArguments(TrainingArguments):
     # What the recipe decides itself is no flag: its own order and batches, and labels under the key that the model has.
     remove_unused_columns: bool = field(default=False, init=False)
     train_sampling_strategy: str = field(default="random", init=False)
+    resume_from_checkpoint: str | None = field(default=None, init=False)
+    ignore_data_skip: bool = field(default=False, init=False)
+    save_only_model: bool = field(default=False, init=False)
+    restore_callback_states_from_checkpoint: bool = field(default=True, init=False)
     dataloader_drop_last: bool = field(default=False, init=False)
     label_names: list[str] | None = field(default=None, init=False)
 

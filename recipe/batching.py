@@ -8,18 +8,26 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from recipe.arguments import UserError
+from recipe.errors import UserError
 from recipe.tokens import Example
 
 WINDOW_STEPS = 50  # optimizer steps whose examples are sorted by length together: 1.04 tokens carried for each real one
 IGNORED_LABEL = -100  # cross_entropy's ignore_index
 
-Take = Callable[[list[int]], Sequence[Any]]
+
+class Source(Protocol):
+    """One pass over a split's examples, in the order that `TrainBatches` asks for them."""
+
+    def take(self, indices: list[int]) -> Sequence[Any]:
+        """The examples at `indices`."""
+
+    def skip(self, indices: list[int]) -> None:
+        """Pass by the examples at `indices`; a source that can seek does nothing."""
 
 
 class StepShape(NamedTuple):
@@ -70,15 +78,15 @@ class TrainBatches(IterableDataset):
     """One epoch of this rank's micro-batches, each a list of what `open_source()` gives for its indices.
 
     Args:
-        open_source: starts a pass and returns `take`: indices -> examples. A pass asks for every index once, and never
-            further ahead than the shuffle buffer and one window.
+        open_source: starts a pass, which takes or skips every index once, and never further ahead than the shuffle
+            buffer and one window.
         length_of: tokens of an example.
         count: examples in an epoch.
     """
 
     def __init__(
         self,
-        open_source: Callable[[], Take],
+        open_source: Callable[[], Source],
         length_of: Callable[[Any], int],
         count: int,
         shape: StepShape,
@@ -87,37 +95,45 @@ class TrainBatches(IterableDataset):
     ) -> None:
         self.open_source, self.length_of, self.count = open_source, length_of, count
         self.shape, self.buffer_size, self.seed = shape, buffer_size, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers must see it change
+        # epoch, and micro-batches of it to pass by; persistent workers must see them change
+        self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def epoch(self) -> int:
         """The epoch whose order the next pass has."""
-        return int(self._epoch)
+        return int(self._place[0])
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose that epoch."""
-        self._epoch.fill_(epoch)
+    def set_epoch(self, epoch: int, passed: int = 0) -> None:
+        """Choose that epoch; its first `passed` micro-batches are given as None, for a resume to throw away."""
+        self._place.copy_(torch.tensor([epoch, passed]))
 
     def __len__(self) -> int:
         steps, rest = divmod(self.count, self.shape.examples)
         return steps * self.shape.accumulation + math.ceil(rest / (self.shape.per_device * self.shape.ranks))
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[list[Any] | None]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         yield from islice(self._micro_batches(), first, None, stride)
 
-    def _micro_batches(self) -> Iterator[list[Any]]:
-        take = self.open_source()
+    def _micro_batches(self) -> Iterator[list[Any] | None]:
+        source, passed = self.open_source(), int(self._place[1])
         order = shuffled(self.count, self.buffer_size, random.Random(f"{self.seed} {self.epoch}"))
         for number in range(math.ceil(self.count / (WINDOW_STEPS * self.shape.examples))):
             window = list(islice(order, WINDOW_STEPS * self.shape.examples))
-            examples = dict(zip(window, take(window), strict=True))
+            if passed >= WINDOW_STEPS * self.shape.accumulation:
+                source.skip(window)
+                passed -= WINDOW_STEPS * self.shape.accumulation
+                yield from [None] * (WINDOW_STEPS * self.shape.accumulation)
+                continue
+            examples = dict(zip(window, source.take(window), strict=True))
             lengths = {index: self.length_of(example) for index, example in examples.items()}
             rng = random.Random(f"{self.seed} {self.epoch} {number}")
             for step in group_by_length(window, lengths, self.shape.examples, rng):
                 for indices in cut_step(step, self.shape):
-                    yield [examples[i] for i in indices] or [_ignored(examples[step[0]])]
+                    passed -= 1
+                    batch = [examples[i] for i in indices] or [_ignored(examples[step[0]])]
+                    yield batch if passed < 0 else None
 
 
 def _ignored(example: Any) -> Any:
@@ -125,40 +141,51 @@ def _ignored(example: Any) -> Any:
     return {**example, "labels": IGNORED_LABEL}
 
 
-def open_stream(examples: Iterable[Example], count: int, source: str) -> Take:
-    """A `take` that reads `examples` once, front to back, and holds what is not asked for yet.
+class Stream:
+    """A Source that reads `examples` once, front to back, and holds what is not asked for yet.
 
     Raises:
-        UserError: (from take) the stream has fewer or more than `count` examples.
+        UserError: (while reading) the stream has fewer or more than `count` examples.
     """
-    stream = iter(examples)
-    held: dict[int, Example] = {}
-    position = 0
 
-    def take(indices: list[int]) -> list[Example]:
+    def __init__(self, examples: Iterable[Example], count: int, name: str) -> None:
+        self._rest, self._count, self._name = iter(examples), count, name
+        self._held: dict[int, Example] = {}
+        self._position = 0
+
+    def take(self, indices: list[int]) -> list[Example]:
         """Read on as far as needed."""
-        nonlocal position
         for index in indices:
-            while position <= index:
-                example = next(stream, None)
-                if example is None:
-                    raise UserError(
-                        f"{source}: {position:,} rows, where its metadata or an earlier pass said {count:,}"
-                    )
-                held[position] = example
-                position += 1
-        if position == count and next(stream, None) is not None:
-            raise UserError(f"{source}: more rows than the {count:,} of its metadata or an earlier pass")
-        return [held.pop(index) for index in indices]
+            while self._position <= index:
+                self._held[self._position] = self._next()
+                self._position += 1
+        if self._position == self._count and next(self._rest, None) is not None:
+            raise UserError(f"{self._name}: more rows than the {self._count:,} of its metadata or an earlier pass")
+        return [self._held.pop(index) for index in indices]
 
-    return take
+    def skip(self, indices: list[int]) -> None:
+        """Read past them: a stream cannot seek."""
+        self.take(indices)
+
+    def _next(self) -> Example:
+        example = next(self._rest, None)
+        if example is None:
+            raise UserError(
+                f"{self._name}: {self._position:,} rows, where its metadata or an earlier pass said {self._count:,}"
+            )
+        return example
 
 
-def open_arrow(examples: Any) -> Take:
-    """A `take` that looks indices up in a datasets.Dataset."""
+class ArrowLookup:
+    """A Source over a datasets.Dataset."""
 
-    def take(indices: list[int]) -> list[Example]:
-        columns = examples[indices]
+    def __init__(self, examples: Any) -> None:
+        self._examples = examples
+
+    def take(self, indices: list[int]) -> list[Example]:
+        """Look them up."""
+        columns = self._examples[indices]
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    return take
+    def skip(self, indices: list[int]) -> None:
+        """Nothing to do."""

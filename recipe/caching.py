@@ -1,23 +1,25 @@
 """Whether a run trains from the prefix cache, and the cached splits that it then reads instead of tokens."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from recipe.arguments import FreezeTrainingArguments, RecipeArguments, UserError
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_key import CacheKey, make_key
 from recipe.data import Examples, iterate_batches
 from recipe.encoding import encode, faster_dtype
+from recipe.errors import UserError
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import PrefixCache, open_cache, size_in_bytes
 from recipe.progress import say
 from recipe.tokens import Example, SortedPairs, Tokens, read_tokens
 
 GIGABYTE = 1e9
+T = TypeVar("T")
 
 
 class CachedSplit(NamedTuple):
@@ -35,18 +37,25 @@ class CachedSplit(NamedTuple):
         """Some pairs."""
         return [self.example(index) for index in indices]
 
+    def skip(self, indices: list[int]) -> None:
+        """Nothing to pass by in a map."""
+
     def sorted_pairs(self) -> SortedPairs:
         """All pairs, for evaluation."""
         return SortedPairs(self.lengths, self.example)
 
 
 def cache_prefix(
-    model: BertForPairwiseCLS, splits: Sequence[tuple[str, int, Examples]], arguments: RecipeArguments
+    model: BertForPairwiseCLS,
+    splits: Sequence[tuple[str, int, Examples]],
+    arguments: RecipeArguments,
+    before: str | None = None,
 ) -> list[CachedSplit] | None:
     """The splits' prefix caches, found or made; None where the run is to train without, which is said with the reason.
 
     Args:
         splits: source, number of pairs and tokenised examples of each split.
+        before: `describe_prefix` of the run that this one goes on from.
 
     Raises:
         UserError: --prefix_cache on, and it cannot be.
@@ -57,9 +66,9 @@ def cache_prefix(
     if reason is None:
         tokens, reason = _read(model, splits, arguments)
     if reason is None:
-        keys = _keys(model, tokens, arguments)
+        keys = _keys(model, tokens, arguments, before)
         reason = _no_room(tokens, keys, arguments)
-    reason = _from_first_rank(args, reason)
+    reason = from_first_rank(args, lambda: reason)
     if reason is not None:
         if arguments.cache.prefix_cache == "on":
             raise UserError(f"--prefix_cache on: {reason}")
@@ -103,20 +112,22 @@ def _read(
     return read, None
 
 
-def _keys(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments) -> list[CacheKey]:
-    """The splits' keys; where the computing type is free, that of caches already there, else the faster one."""
+def _keys(
+    model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments, before: str | None
+) -> list[CacheKey]:
+    """The splits' keys; where the computing type is free, that of a cache already there, else the faster one."""
     cache, args = arguments.cache, arguments.training
     choices = [cache.prefix_compute_dtype]
-    if cache.prefix_compute_dtype == "auto":
+    if choices == ["auto"] and before is not None:
+        choices = [name for name in ("bfloat16", "float32") if before.endswith(f"computed in {name}")] or choices
+    if choices == ["auto"]:
         choices = ["float32"] if cache.prefix_cache_dtype == "float32" else ["bfloat16", "float32"]
     hashed = [make_key(model, held, cache.prefix_cache_dtype, choices[0]) for held in tokens]
     for choice in choices:
         keys = [key._replace(compute_dtype=choice) for key in hashed]
-        if len(choices) == 1 or all(
-            open_cache(Path(cache.prefix_cache_dir), *pair) for pair in zip(keys, tokens, strict=True)
-        ):
+        if len(choices) == 1 or open_cache(Path(cache.prefix_cache_dir), keys[0], tokens[0]):
             return keys
-    faster = _from_first_rank(args, faster_dtype(model, args.device))
+    faster = from_first_rank(args, lambda: faster_dtype(model, args.device))
     return [key._replace(compute_dtype=faster) for key in keys]
 
 
@@ -155,9 +166,17 @@ def _open_or_encode(
     return cache
 
 
-def _from_first_rank(args: FreezeTrainingArguments, value: Any) -> Any:
-    """Rank 0's value on all ranks: what depends on a clock or a disk may come out differently elsewhere."""
-    return _from_all_ranks(args, value)[0]
+def from_first_rank(args: FreezeTrainingArguments, find: Callable[[], T]) -> T:
+    """What `find` gives on rank 0, on all ranks: what depends on a clock or a disk may come out differently there."""
+    return _from_all_ranks(args, find() if args.process_index == 0 else None)[0]
+
+
+def describe_prefix(cached: list[CachedSplit] | None) -> str:
+    """How the frozen prefix comes to the tail."""
+    if cached is None:
+        return "off"
+    manifest = cached[0].cache.manifest
+    return f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
 
 
 def _from_all_ranks(args: FreezeTrainingArguments, value: Any) -> list[Any]:

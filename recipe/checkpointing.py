@@ -1,36 +1,181 @@
-"""What a checkpoint holds of the model: the trainable weights, not the frozen ones."""
+"""Checkpoints that are complete or absent: the trained weights, and a manifest without which a folder is none.
 
-from pathlib import Path
+The manifest is written last, by rename, when all else has reached the disk. It holds size and sha256 of each file, the
+names of the trained parameters in the optimizer's order, and the identity of the run (`recipe.resuming`).
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recipe.arguments import RunError
+from recipe.durable import sha256_of, sync, write_json
 
 WEIGHTS = "trainable.safetensors"  # no name that from_pretrained would take for a whole model
+MANIFEST, STATE = "manifest.json", "trainer_state.json"
+STAGING = ".staging"  # where a run puts its final files together
+
+
+class Damaged(Exception):
+    """A folder that is no good checkpoint; the message names the file that is at fault."""
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint whose every file is what its manifest says."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps behind it."""
+        return self.manifest["step"]
+
+    def state(self) -> dict[str, Any]:
+        """The Trainer's state at that step."""
+        return json.loads((self.folder / STATE).read_text(encoding="utf-8"))
 
 
 def save_trainable(model: nn.Module, folder: Path) -> None:
-    """Write the model's trainable weights into `folder`."""
+    """Write the model's trained weights into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_trainable(model: nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into the model that it was made from.
+    """Put a checkpoint's weights into a model that trains the same parameters.
 
     Raises:
-        RunError: the checkpoint is of a run that trained other weights.
+        Damaged: it holds others.
     """
     weights = load_file(folder / WEIGHTS)
     ours = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if weights.keys() != ours.keys():
-        different = sorted(weights.keys() ^ ours.keys())
-        raise RunError(
-            f"{folder}: made by a run that froze something else: {different[0]} (+{len(different) - 1} more)"
-        )
+        raise Damaged(f"{folder / WEIGHTS}: other weights than are trained: {min(weights.keys() ^ ours.keys())}")
     with torch.no_grad():
         for name, value in ours.items():
             value.copy_(weights[name])
+
+
+def seal(folder: Path, content: dict[str, Any]) -> None:
+    """Make what lies in `folder` a checkpoint: everything reaches the disk, then the manifest is put beside it.
+
+    `content` says whose checkpoint it is: step, trainable, identity, prefix, base_model.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            sync(path)
+            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        sync(path)
+    content = {**content, "files": files}
+    write_json(folder / MANIFEST, {**content, "sha256": _digest(content)})
+    sync(folder.parent)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, every byte of it checked.
+
+    Raises:
+        Damaged: it is not complete, or not what was written.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        stated = manifest.pop("sha256")
+    except FileNotFoundError:
+        raise Damaged(f"{path}: not there, so the checkpoint was never finished") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise Damaged(f"{path}: not a manifest") from None
+    if stated != _digest(manifest):
+        raise Damaged(f"{path}: not what was written")
+    for name, expected in manifest["files"].items():
+        _check_file(folder, name, expected)
+    return Checkpoint(folder, manifest)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_file(folder: Path, name: str, expected: dict[str, Any]) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise Damaged(f"{folder / MANIFEST}: names {name!r}, which is outside its folder")
+    file = folder / path
+    if not file.is_file():
+        raise Damaged(f"{file}: not there")
+    if file.stat().st_size != expected["size"]:
+        raise Damaged(f"{file}: {file.stat().st_size:,} bytes, where {expected['size']:,} were written")
+    if sha256_of(file) != expected["sha256"]:
+        raise Damaged(f"{file}: not what was written (sha256)")
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """The checkpoint-N folders of a run, finished or not, the newest first."""
+    folders = [path for path in output_dir.glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
+    return sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def newest_good(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest good checkpoint, and why each newer one is none.
+
+    One whose best checkpoint so far is gone or damaged is not good either: the run would end with another model.
+    """
+    complaints: list[str] = []
+    for folder in checkpoint_folders(output_dir):
+        try:
+            return with_best(folder), complaints
+        except Damaged as damage:
+            complaints.append(f"{folder.name} is left out: {damage}")
+    return None, complaints
+
+
+def with_best(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, the best one of its run so far, which lies beside it, checked as well.
+
+    Raises:
+        Damaged: one of them is not good.
+    """
+    checkpoint = open_checkpoint(folder)
+    best = checkpoint.state().get("best_global_step")
+    beside = folder.parent / f"checkpoint-{best}"
+    if best and best != checkpoint.step and checkpoint.state().get("best_model_checkpoint"):
+        open_checkpoint(beside if beside.is_dir() else Path(checkpoint.state()["best_model_checkpoint"]))
+    return checkpoint
+
+
+def clean(output_dir: Path, step: int) -> None:
+    """Remove what a killed run left half-written, and the checkpoints behind `step`, which are no good or made anew."""
+    for folder in checkpoint_folders(output_dir):
+        if int(folder.name.split("-")[1]) > step or not (folder / MANIFEST).is_file():
+            _remove(folder)
+    for partial in output_dir.glob(".*.partial"):
+        partial.unlink()
+    shutil.rmtree(output_dir / STAGING, ignore_errors=True)
+
+
+def rotate(output_dir: Path, limit: int | None, best: int | None) -> None:
+    """Keep the newest `limit` checkpoints, the best among them; every one of them is finished when this is called."""
+    if limit is None or limit <= 0:
+        return
+    folders = checkpoint_folders(output_dir)
+    kept = {folders[0].name, f"checkpoint-{best}"} & {folder.name for folder in folders}
+    for folder in folders:
+        if len(kept) < limit:
+            kept.add(folder.name)
+    for folder in folders:
+        if folder.name not in kept:
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    (folder / MANIFEST).unlink(missing_ok=True)  # first, so that a kill leaves no half a checkpoint that has one
+    shutil.rmtree(folder, ignore_errors=True)

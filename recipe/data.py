@@ -1,5 +1,6 @@
 """Sentence pairs from the Hub or from files: checked row by row, tokenised by `map`, streamed or kept in Arrow."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any, TypeAlias
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from recipe.arguments import DataArguments, UserError
+from recipe.arguments import DataArguments
+from recipe.durable import sha256_of
+from recipe.errors import UserError
 from recipe.hub import require_hub
 from recipe.pairs import checked
 from recipe.readers import find_split, read_rows
@@ -27,6 +30,7 @@ class Split:
     pairs: Examples
     rows: int
     label_names: list[str]
+    fingerprint: str  # sha256 of its file, or of the names and revision of its files on the Hub
     skipped: list[str] = field(default_factory=list)
     label_counts: Counter[int] = field(default_factory=Counter)
 
@@ -92,7 +96,7 @@ def _open_file(args: DataArguments, path: Path, name: str) -> Split:
     # a list among a generator's arguments would be taken for its shards
     read = {"path": path, "version": (state.st_size, state.st_mtime_ns), **check, "label_names": tuple(names)}
     pairs = kind.from_generator(_file_pairs, gen_kwargs=read)
-    return Split(name, str(path), pairs, sum(tally.values()), names, skipped, tally)
+    return Split(name, str(path), pairs, sum(tally.values()), names, sha256_of(path), skipped, tally)
 
 
 def _file_pairs(path: Path, version: tuple[int, int], **check: Any) -> Iterator[dict[str, Any]]:
@@ -105,7 +109,7 @@ def _file_pairs(path: Path, version: tuple[int, int], **check: Any) -> Iterator[
 def _open_hub(args: DataArguments, name: str) -> Split:
     require_hub("--dataset_name", args.dataset_name, "dataset")
     source = " ".join(filter(None, [args.dataset_name, args.dataset_config_name, name]))
-    rows = _load_hub(args, name)
+    rows, fingerprint = _load_hub(args, name)
     feature = (rows.features or {}).get("label")
     names = args.label_names or (feature.names if isinstance(feature, datasets.ClassLabel) else ["0", "1"])
     check: dict[str, Any] = {"label_names": names, "labelled": name != "test", "skip": args.on_bad_row == "skip"}
@@ -113,25 +117,27 @@ def _open_hub(args: DataArguments, name: str) -> Split:
     pairs = rows.map(to_pairs, batched=True, with_indices=True, remove_columns=rows.column_names)
     known = (rows.info.splits or {}).get(name)
     if known is not None and known.num_examples and args.on_bad_row == "error":
-        return Split(name, source, pairs, known.num_examples, names)
+        return Split(name, source, pairs, known.num_examples, names, fingerprint)
     skipped: list[str] = []
     numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
     tally = Counter(pair["label"] for pair in checked(numbered, skipped, **check))
-    return Split(name, source, pairs, sum(tally.values()), names, skipped, tally)
+    return Split(name, source, pairs, sum(tally.values()), names, fingerprint, skipped, tally)
 
 
-def _load_hub(args: DataArguments, name: str) -> Examples:
+def _load_hub(args: DataArguments, name: str) -> tuple[Examples, str]:
     flag = f"--dataset_name {args.dataset_name}"
     try:
-        rows = datasets.load_dataset(
-            args.dataset_name, args.dataset_config_name or None, split=name, streaming=args.streaming
-        )
+        builder = datasets.load_dataset_builder(args.dataset_name, args.dataset_config_name or None)
+        if not args.streaming:
+            builder.download_and_prepare()
+        rows = builder.as_streaming_dataset(split=name) if args.streaming else builder.as_dataset(split=name)
     except Exception as error:  # DatasetNotFoundError, ValueError, FileNotFoundError, ...: each says what is missing
         raise UserError(f"{flag}: {' '.join(str(error).split())[:200]}") from error
     missing = {"sentence1", "sentence2"} - set(rows.column_names or ["sentence1", "sentence2"])
     if missing:
         raise UserError(f"{flag}: no column {sorted(missing)[0]!r}; it has {', '.join(rows.column_names)}")
-    return rows
+    files = (builder.config.data_files or {}).get(name, [])
+    return rows, hashlib.sha256("\n".join([builder.hash or "", *map(str, files)]).encode()).hexdigest()
 
 
 def _hub_pairs(batch: dict[str, list[Any]], indices: list[int], *, source: str, **check: Any) -> dict[str, list[Any]]:

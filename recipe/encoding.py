@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
-from recipe.arguments import RunError
 from recipe.cache_key import CacheKey
+from recipe.errors import RunError
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import (
     PrefixCache,

@@ -5,8 +5,10 @@ from typing import Any
 
 from transformers import set_seed
 
-from recipe.arguments import RecipeArguments, UserError
+from recipe.arguments import RecipeArguments
 from recipe.data import require_split, tokenize
+from recipe.durable import write_json
+from recipe.errors import UserError
 from recipe.loading import load_config, load_model, load_tokenizer, readable_labels
 from recipe.trainer import build_trainer
 from recipe.training import quiet_libraries, sorted_pairs
@@ -35,5 +37,5 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     trainer = build_trainer(args, model, tokenizer, eval_dataset=dataset)
     metrics = trainer.evaluate()
     if Path(args.output_dir or ".").is_dir():
-        trainer.save_metrics("eval", metrics, combined=False)
+        write_json(Path(args.output_dir or ".") / "eval_results.json", metrics)
     return metrics

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from recipe.arguments import FreezeArguments, UserError
+from recipe.arguments import FreezeArguments
+from recipe.errors import UserError
 from recipe.modeling import BertForPairwiseCLS
 
 CLASSIFIER = "classifier."
@@ -129,11 +130,11 @@ def make_plan(model: BertForPairwiseCLS) -> FreezePlan:
     return FreezePlan(rows, model.prefix_depth)
 
 
-def frozen_fingerprint(model: nn.Module) -> str:
-    """sha256 over the names and bytes of all frozen parameters."""
+def fingerprint(model: nn.Module, trained: bool) -> str:
+    """sha256 over the names and bytes of all parameters that are trained, or of all that are frozen."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if parameter.requires_grad == trained:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(-1).view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()

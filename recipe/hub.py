@@ -2,7 +2,7 @@
 
 import os
 
-from recipe.arguments import UserError
+from recipe.errors import UserError
 
 TIMEOUT = 5.0  # seconds
 WAYS_OUT = (

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from recipe.arguments import DEFAULT_MODEL, ModelArguments, UserError
+from recipe.arguments import DEFAULT_MODEL, ModelArguments
+from recipe.errors import UserError
 from recipe.hub import require_hub
 from recipe.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
 

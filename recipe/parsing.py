@@ -3,32 +3,15 @@
 import difflib
 import json
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
-from recipe.arguments import RecipeArguments, RunError, UserError
-
-
-def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; an error of the recipe's own ends the process with its line and status 2 or 1, Ctrl-C with 130."""
-    try:
-        main()
-    except UserError as error:
-        sys.exit(_fail(f"error: {error}", 2))
-    except RunError as error:
-        sys.exit(_fail(f"error: {error}", 1))
-    except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    return status
+from recipe.arguments import RecipeArguments
+from recipe.errors import UserError
 
 
 class _Parser(HfArgumentParser):

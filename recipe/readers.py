@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from recipe.arguments import UserError
+from recipe.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}

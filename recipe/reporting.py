@@ -11,7 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recipe.arguments import RecipeArguments
+from recipe.durable import write_json
 from recipe.freezing import FreezePlan
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate")
@@ -22,9 +25,11 @@ class RunReport:
     """What is known of a finished run; `metrics` are the best evaluation's, by the Trainer's names."""
 
     plan: FreezePlan
-    frozen_sha256: str
+    identity: dict[str, Any]
     started: float
     metrics: dict[str, Any] = field(default_factory=dict)
+    train_metrics: dict[str, Any] = field(default_factory=dict)
+    model_sha256: str = ""
     encode_seconds: float = 0.0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -88,21 +93,42 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def write_report(arguments: RecipeArguments, report: RunReport) -> None:
-    """run.json in output_dir: the resolved arguments, versions, and what the frozen weights are."""
+def format_finished(output_dir: str | None) -> str:
+    """What is said where there is nothing left to do."""
+    results = json.loads((Path(output_dir or ".") / "all_results.json").read_text(encoding="utf-8"))
+    score = f" with accuracy {results['eval_accuracy']:.4f}" if "eval_accuracy" in results else ""
+    return "\n".join(
+        [
+            f"{output_dir}: this run has finished{score}; --resume never makes it anew",
+            f"next            make eval RUN={output_dir}",
+        ]
+    )
+
+
+def write_results(folder: Path, arguments: RecipeArguments, report: RunReport) -> None:
+    """The Trainer's result files, and run.json: the resolved arguments, versions, and what the run followed from."""
+    parts = {"train": report.train_metrics, "eval": report.metrics}
+    for name, metrics in parts.items():
+        if metrics:
+            write_json(folder / f"{name}_results.json", metrics)
+    write_json(folder / "all_results.json", {**report.train_metrics, **report.metrics})
+    write_json(folder / "run.json", _run_json(arguments, report))
+
+
+def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
     resolved = {name: dataclasses.asdict(part) for name, part in arguments._asdict().items() if name != "training"}
     resolved["training"] = arguments.training.to_sanitized_dict()
-    content = {
+    return {
         "arguments": resolved,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "parameters": report.plan.parameters,
         "trainable_parameters": report.plan.trainable,
         "frozen_prefix_depth": report.plan.prefix_depth,
-        "frozen_weights_sha256": report.frozen_sha256,
+        "identity": report.identity,
+        "model_sha256": report.model_sha256,
+        "threads": torch.get_num_threads(),
         "encode_seconds": round(report.encode_seconds, 1),
         "train_seconds": round(report.train_seconds, 1),
         "total_seconds": round(report.total_seconds, 1),
         "peak_memory_bytes": peak_memory(),
     }
-    path = Path(arguments.training.output_dir or ".") / "run.json"
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

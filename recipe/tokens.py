@@ -72,8 +72,13 @@ class SortedPairs(Dataset):
         return self.item(self.order[index])
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Tensor]:
-    """A batch with labels (batch,): padded tokens, or the states of examples that are looked up in a prefix cache."""
+def collate(examples: Sequence[Example] | None, pad_token_id: int) -> dict[str, Tensor]:
+    """A batch with labels (batch,): padded tokens, or the states of examples that are looked up in a prefix cache.
+
+    Empty for the None that stands for a batch which a resume passes by.
+    """
+    if examples is None:
+        return {}
     batch = _collate_states(examples) if "cache" in examples[0] else _collate_tokens(examples, pad_token_id)
     batch["labels"] = torch.tensor([example["labels"] for example in examples])
     return batch

@@ -1,14 +1,19 @@
 """FreezeTrainer: the Trainer with this recipe's batches, loss, checkpoints and stop at a loss that is no number."""
 
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -18,9 +23,18 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from recipe.arguments import FreezeTrainingArguments, RunError
+from recipe.arguments import FreezeTrainingArguments
 from recipe.batching import TrainBatches
-from recipe.checkpointing import load_trainable, save_trainable
+from recipe.checkpointing import (
+    Damaged,
+    checkpoint_folders,
+    load_trainable,
+    open_checkpoint,
+    rotate,
+    save_trainable,
+    seal,
+)
+from recipe.errors import RunError
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import EpochLines
@@ -28,7 +42,13 @@ from recipe.tokens import SortedPairs, collate
 
 
 class FreezeTrainer(Trainer):
-    """A Trainer whose batches come in this recipe's order, and whose checkpoints hold what training changes."""
+    """A Trainer whose batches come in this recipe's order, and whose checkpoints hold what training changes.
+
+    Attributes:
+        run: what each checkpoint's manifest says of the run that it is of.
+    """
+
+    run: Mapping[str, Any] = MappingProxyType({})
 
     def get_train_dataloader(self) -> DataLoader:
         """The training micro-batches of this rank, not sharded by accelerate: they are this rank's own already."""
@@ -60,9 +80,11 @@ class FreezeTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             rate = self._get_learning_rate()
+            last = next(iter(checkpoint_folders(Path(self.args.output_dir))), None)
             raise RunError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1} (learning rate {rate:.3g}); stopped "
-                "before the weights changed. A smaller --learning_rate or --max_grad_norm is the usual way out"
+                f"before the weights changed; last good checkpoint: {last or 'none yet'}. A smaller --learning_rate or "
+                "--max_grad_norm is the usual way out"
             )
         return loss
 
@@ -70,8 +92,62 @@ class FreezeTrainer(Trainer):
         if self.args.should_save:
             save_trainable(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The Trainer's checkpoint, sealed by a manifest; only then do older ones go (Trainer rotates before).
+
+        Raises:
+            RunError: it cannot be written. What was written of it is removed; the older ones are as they were.
+        """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each rank writes its own random state
+            if self.args.should_save:
+                trainable = [name for name, value in self.model.named_parameters() if value.requires_grad]
+                seal(folder, {"step": self.state.global_step, "trainable": trainable, **self.run})
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RunError(f"{folder}: cannot be written: {error}; the older checkpoints are as they were") from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate(folder.parent, limit, self.state.best_global_step)
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        """Where to go on from; the Trainer keeps the checkpoint's cadence and folder, and forgets an early stop."""
+        epoch, passed = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        stopping = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping):
+            return math.ceil(self.args.num_train_epochs), 0
+        return epoch, passed
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The checkpoint's, with the rate and schedule that this run was given (the Trainer would keep the old)."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = self.lr_scheduler
+        if checkpoint is None or not isinstance(schedule, LambdaLR):
+            return
+        schedule.base_lrs = [self.args.learning_rate] * len(schedule.base_lrs)
+        rates = [
+            base * scale(schedule.last_epoch)
+            for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        schedule._last_lr = rates
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"], group["initial_lr"] = rate, self.args.learning_rate
+
     def _load_best_model(self) -> None:
-        load_trainable(self.model, Path(self.state.best_model_checkpoint))
+        folder = Path(self.state.best_model_checkpoint)
+        try:
+            open_checkpoint(folder)
+        except Damaged as damage:
+            raise RunError(f"the best checkpoint is damaged: {damage}; the same command makes it anew") from None
+        load_trainable(self.model, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
@@ -84,8 +160,10 @@ class EpochOrder(TrainerCallback):
         self.batches = batches
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """`state.epoch` is a whole number here, or the place in the epoch that a resume goes on with."""
-        self.batches.set_epoch(int(state.epoch or 0))
+        """Also how many micro-batches of it a resume passes by."""
+        steps = math.ceil(len(self.batches) / args.gradient_accumulation_steps)
+        epoch, passed = divmod(state.global_step, steps)
+        self.batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
 
 
 def mean_loss(label_smoothing: float) -> Callable[..., Tensor]:
@@ -126,4 +204,6 @@ def build_trainer(
     trainer.add_callback(EpochLines())
     if train_dataset is not None:
         trainer.add_callback(EpochOrder(train_dataset))
+    if args.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
     return trainer

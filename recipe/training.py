@@ -2,25 +2,33 @@
 
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from recipe.arguments import DataArguments, FreezeTrainingArguments, RecipeArguments, RunError, UserError
-from recipe.batching import StepShape, Take, TrainBatches, open_arrow, open_stream
-from recipe.caching import CachedSplit, cache_prefix
+from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
+from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
+from recipe.caching import CachedSplit, cache_prefix, describe_prefix, from_first_rank
+from recipe.checkpointing import STAGING, Checkpoint
 from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
-from recipe.freezing import freeze, frozen_fingerprint, make_plan, parse_layers, wasteful_choices
+from recipe.durable import locked, publish, sha256_of
+from recipe.errors import RunError, UserError
+from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, wasteful_choices
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import say
-from recipe.reporting import RunReport, format_plan, write_report
+from recipe.reporting import RunReport, format_finished, format_plan, format_summary, write_results
+from recipe.resuming import REPORT, choose, make_identity, same_prefix
+from recipe.signals import SaveAndStop, StopRequest, stop_requests
 from recipe.tokens import SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer, build_trainer
 
@@ -33,13 +41,21 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
 
 
-def train(arguments: RecipeArguments) -> RunReport:
+def train(arguments: RecipeArguments) -> RunReport | None:
     """Fine-tune as the arguments say; the best model, its results and run.json are in output_dir afterwards.
+
+    Goes on from where an earlier run of the same command stopped; None where it had finished.
 
     Raises:
         UserError: an argument or the data are not right. Nothing has been written to output_dir then.
-        RunError: the loss became non-finite, or a frozen weight changed.
+        RunError: the loss became non-finite, a frozen weight changed, or the disk is full.
+        Stopped: by SIGTERM or Ctrl-C.
     """
+    with stop_requests() as request:
+        return _train(arguments, request)
+
+
+def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None:
     args, started = arguments.training, time.perf_counter()
     quiet_libraries()
     set_seed(args.seed)
@@ -58,17 +74,39 @@ def train(arguments: RecipeArguments) -> RunReport:
         say(args, f"note: {line}")
     for split in splits:
         say(args, _describe(split))
-    before = frozen_fingerprint(model)
-    report = RunReport(plan=plan, frozen_sha256=before, started=started)
+    identity = make_identity(arguments, model, splits, tokenizer)
+    report = RunReport(plan, identity, started)
     max_length = arguments.data.max_length
     tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length)) for s in splits]
-    trainer = build(arguments, model, tokenizer, tokenized, report)
-    _remove_stale(args)
-    output = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    model.unpark_prefix()
-    if frozen_fingerprint(model) != before:
-        raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
-    return _finish(arguments, trainer, output, report)
+    with locked(Path(args.output_dir or ".")) if args.should_save else nullcontext():
+        resume = from_first_rank(args, lambda: choose(arguments, identity, splits[0].rows))
+        for line in resume.notes:
+            say(args, f"note: {line}")
+        if resume.finished:
+            say(args, format_finished(args.output_dir))
+            return None
+        trainer = build(arguments, model, tokenizer, tokenized, report, resume.checkpoint)
+        output = _run(trainer, request, resume.checkpoint)
+        model.unpark_prefix()
+        if fingerprint(model, trained=False) != identity["weights"]["frozen"]:
+            raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
+        _finish(arguments, trainer, output, report)
+    say(args, format_summary(report, args.output_dir))
+    return report
+
+
+def _run(trainer: FreezeTrainer, request: StopRequest, checkpoint: Checkpoint | None) -> TrainOutput:
+    if checkpoint is not None:
+        say(trainer.args, f"going on from step {checkpoint.step}: {checkpoint.folder}")
+    trainer.add_callback(SaveAndStop(request))
+    request.deferred = True
+    try:
+        return trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+    except BaseException:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # takes the bar away
+        raise
+    finally:
+        request.deferred = False
 
 
 def _open_splits(arguments: RecipeArguments) -> list[Split]:
@@ -99,14 +137,19 @@ def build(
     tokenizer: PreTrainedTokenizerBase,
     splits: list[TokenizedSplit],
     report: RunReport,
+    checkpoint: Checkpoint | None = None,
 ) -> FreezeTrainer:
     """The Trainer over the training split and, where there is one, the validation split.
 
     It reads the prefix cache where there is to be one, with the model's prefix parked, else the tokens.
     """
     start = time.perf_counter()
-    cached = cache_prefix(model, splits, arguments)
+    before = checkpoint.manifest["prefix"] if checkpoint else None
+    cached = cache_prefix(model, splits, arguments, before)
     report.encode_seconds = time.perf_counter() - start
+    prefix = describe_prefix(cached)
+    if checkpoint is not None:
+        same_prefix(checkpoint, prefix)
     if cached:
         model.park_prefix()
         train_data = cached_batches(cached[0], arguments)
@@ -114,13 +157,19 @@ def build(
     else:
         train_data = train_batches(splits[0], arguments)
         eval_data = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
-    return build_trainer(arguments.training, model, tokenizer, train_data, eval_data)
+    trainer = build_trainer(arguments.training, model, tokenizer, train_data, eval_data)
+    trainer.run = {
+        "identity": report.identity,
+        "prefix": prefix,
+        "base_model": arguments.model.model_name_or_path or DEFAULT_MODEL,
+    }
+    return trainer
 
 
 def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBatches:
     """The training split in this recipe's order, tokenised as it streams, or looked up in Arrow."""
     if isinstance(split.examples, datasets.Dataset):
-        open_source = partial(open_arrow, split.examples)
+        open_source: Callable[[], Source] = partial(ArrowLookup, split.examples)
     else:
         open_source = partial(_restart, split.examples, split.rows, split.source)
     return _ordered(open_source, _tokens, split.rows, arguments)
@@ -129,7 +178,7 @@ def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBat
 def cached_batches(cached: CachedSplit, arguments: RecipeArguments) -> TrainBatches:
     """The same batches in the same order, looked up in the prefix cache."""
     lengths = cached.lengths.tolist()
-    return _ordered(lambda: cached.take, lambda example: lengths[example["index"]], len(lengths), arguments)
+    return _ordered(lambda: cached, lambda example: lengths[example["index"]], len(lengths), arguments)
 
 
 def _ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArguments) -> TrainBatches:
@@ -141,8 +190,8 @@ def _ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArgu
     return TrainBatches(open_source, length_of, count, shape, arguments.data.shuffle_buffer_size, seed)
 
 
-def _restart(examples: datasets.IterableDataset, rows: int, source: str) -> Take:
-    return open_stream(iterate(examples), rows, source)
+def _restart(examples: datasets.IterableDataset, rows: int, source: str) -> Stream:
+    return Stream(iterate(examples), rows, source)
 
 
 def _tokens(example: dict[str, Any]) -> int:
@@ -168,19 +217,7 @@ def _describe(split: Split) -> str:
     return f"{split.name}: {split.rows:,} pairs from {split.source}{skipped}"
 
 
-def _remove_stale(args: FreezeTrainingArguments) -> None:
-    """Checkpoints and results of an earlier run in the same folder would be rotated and merged with this one's."""
-    if args.resume_from_checkpoint or not args.should_save:
-        return
-    folder = Path(args.output_dir or ".")
-    for stale in [*folder.glob("checkpoint-*"), *folder.glob("*_results.json")]:
-        if stale.is_dir():
-            shutil.rmtree(stale)
-        else:
-            stale.unlink()
-
-
-def _finish(arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> RunReport:
+def _finish(arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> None:
     args, state = arguments.training, trainer.state
     evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
     best = [entry for entry in evaluations if entry["step"] == state.best_global_step] or evaluations[-1:]
@@ -189,12 +226,25 @@ def _finish(arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOut
     report.eval_seconds = sum(entry["eval_runtime"] for entry in evaluations)
     report.total_seconds = time.perf_counter() - report.started
     report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
+    report.train_metrics = {**output.metrics, "epoch": state.epoch}
     if args.should_save:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(args.output_dir)
-        trainer.processing_class.save_pretrained(args.output_dir)
-        trainer.save_metrics("train", {**output.metrics, "epoch": state.epoch})
-        if report.metrics:
-            trainer.save_metrics("eval", report.metrics)
-        write_report(arguments, report)
-    return report
+        try:
+            _write(arguments, trainer, report)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{args.output_dir}: the model cannot be written: {error}; the checkpoints are good, and the same "
+                "command goes on from there"
+            ) from error
+
+
+def _write(arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport) -> None:
+    """Put the model and its results into output_dir, each file whole, run.json last: with it the run is finished."""
+    folder = Path(arguments.training.output_dir or ".")
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staging)
+    trainer.processing_class.save_pretrained(staging)
+    report.model_sha256 = sha256_of(staging / "model.safetensors")
+    write_results(staging, arguments, report)
+    publish(staging, folder, last=("model.safetensors", REPORT))

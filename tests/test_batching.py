@@ -3,15 +3,16 @@ import random
 import pytest
 from torch.utils.data import DataLoader
 
-from recipe.arguments import UserError
 from recipe.batching import (
     IGNORED_LABEL,
+    WINDOW_STEPS,
     StepShape,
+    Stream,
     TrainBatches,
     cut_step,
-    open_stream,
     shuffled,
 )
+from recipe.errors import UserError
 
 
 def examples(count, seed=0):
@@ -23,9 +24,23 @@ def examples(count, seed=0):
     return rows
 
 
+class Lookup:
+    """A source that can seek."""
+
+    def __init__(self, rows):
+        self.rows, self.taken = rows, 0
+
+    def take(self, indices):
+        self.taken += len(indices)
+        return [self.rows[i] for i in indices]
+
+    def skip(self, indices):
+        pass
+
+
 def batches(rows, shape, epoch=0, buffer_size=100, seed=7, streamed=True):
     def open_source():
-        return open_stream(rows, len(rows), "rows") if streamed else lambda indices: [rows[i] for i in indices]
+        return Stream(rows, len(rows), "rows") if streamed else Lookup(rows)
 
     made = TrainBatches(open_source, lambda row: len(row["input_ids"]), len(rows), shape, buffer_size, seed)
     made.set_epoch(epoch)
@@ -101,6 +116,25 @@ def test_workers_keep_the_order(workers, persistent):
 @pytest.mark.parametrize("claimed", [9, 11])
 def test_stream_of_another_length_than_promised_is_an_error(claimed):
     rows = examples(10)
-    take = open_stream(rows, claimed, "the stream")
+    stream = Stream(rows, claimed, "the stream")
     with pytest.raises(UserError, match=r"the stream: .*rows"):
-        take(list(range(claimed)))
+        stream.take(list(range(claimed)))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("shape", [StepShape(2), StepShape(2, accumulation=3, ranks=2, rank=1)])
+@pytest.mark.parametrize("passed", [0, 1, 49, 50, 149, 150, 151, 163])
+def test_a_place_in_the_epoch_is_found_without_taking_what_lies_before_its_window(streamed, shape, passed):
+    rows = examples(1003)
+    whole = list(batches(rows, shape, streamed=streamed))
+    made = batches(rows, shape, streamed=streamed)
+    lookup = Lookup(rows)
+    if not streamed:
+        made.open_source = lambda: lookup
+    made.set_epoch(0, passed)
+    resumed = list(made)
+    assert resumed[:passed] == [None] * passed
+    assert resumed[passed:] == whole[passed:]
+    if not streamed:
+        windows = passed // (WINDOW_STEPS * shape.accumulation)
+        assert lookup.taken == 1003 - windows * WINDOW_STEPS * shape.examples

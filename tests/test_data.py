@@ -7,8 +7,9 @@ import datasets
 import pytest
 from transformers import AutoTokenizer
 
-from recipe.arguments import DataArguments, UserError
+from recipe.arguments import DataArguments
 from recipe.data import iterate, open_split, require_split, tokenize
+from recipe.errors import UserError
 from recipe.pairs import UNLABELLED, check_pair
 from tests.conftest import make_pairs, write_jsonl
 

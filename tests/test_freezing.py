@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from recipe.arguments import FreezeArguments, ModelArguments, UserError
+from recipe.arguments import FreezeArguments, ModelArguments
+from recipe.errors import UserError
 from recipe.freezing import freeze, frozen_fingerprint, make_plan, parse_layers, prefix_depth, wasteful_choices
 from recipe.loading import load_config, load_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from recipe.arguments import UserError
+from recipe.errors import UserError
 from recipe.hub import require_hub
 from tests.conftest import make_pairs
 from tests.hub_server import hub

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from recipe.arguments import RecipeArguments, UserError
+from recipe.arguments import RecipeArguments
+from recipe.errors import UserError
 from recipe.parsing import build_parser, parse
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from recipe.arguments import FreezeArguments, ModelArguments, UserError
+from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.cache_key import make_key
 from recipe.data import iterate_batches, open_split, tokenize
 from recipe.encoding import encode, equal_length_batches
+from recipe.errors import UserError
 from recipe.freezing import freeze
 from recipe.loading import load_config, load_model
 from recipe.prefix_cache import list_caches, open_cache, prune, rows_per_pair

@@ -5,7 +5,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from recipe.arguments import UserError
+from recipe.errors import UserError
 from recipe.readers import BadRow, find_split, read_rows
 
 ROWS = [

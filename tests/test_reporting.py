@@ -25,7 +25,7 @@ def test_plan_puts_neighbours_of_a_kind_in_one_row():
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.72, False), (0.69, True)])
 def test_summary_says_when_nothing_was_learned(accuracy, verdict):
     metrics = {"eval_accuracy": accuracy, "eval_majority_baseline": 0.69, "epoch": 2.0}
-    text = format_summary(RunReport(PLAN, "", 0.0, metrics), "outputs/x")
+    text = format_summary(RunReport(PLAN, {}, 0.0, metrics), "outputs/x")
     assert ("does NOT beat" in text) is verdict
     assert "after epoch 2 (majority 0.6900)" in text
     assert text.splitlines()[-1] == "next            make eval RUN=outputs/x"

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from recipe.arguments import RunError, UserError
 from recipe.data import require_split, tokenize
+from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
 from recipe.loading import load_config, load_model, load_tokenizer
 from recipe.parsing import parse
@@ -128,7 +128,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(arguments, tmp_path, cache,
     words += ["--eval_strategy=no", f"--prefix_cache={cache}", "--prefix_cache_dtype=float32"]
     train(arguments(*words, f"--output_dir={tmp_path / 'whole'}"))
     checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
-    train(arguments(*words, f"--output_dir={tmp_path / 'resumed'}", f"--resume_from_checkpoint={checkpoint}"))
+    train(arguments(*words, f"--output_dir={tmp_path / 'resumed'}", f"--resume={checkpoint}"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

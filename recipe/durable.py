@@ -1,0 +1,93 @@
+"""Files that are complete or absent, whatever happens meanwhile, and a folder that one run has at a time."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recipe.errors import UserError
+
+LOCK = ".lock"
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's list of names, reach the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path`, which holds all of it or what it held before."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def publish(staging: Path, folder: Path, last: Sequence[str]) -> None:
+    """Move the files of `staging` into `folder`, each whole; those named in `last` after all others, in that order."""
+    names = sorted(path.name for path in staging.iterdir())
+    names = [name for name in names if name not in last] + [name for name in last if name in names]
+    for name in names:
+        sync(staging / name)
+    for name in names:
+        os.replace(staging / name, folder / name)
+        if name in last:
+            sync(folder)
+    staging.rmdir()
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder`, made if need be, for this process alone; the system lets go of it when the process dies.
+
+    A folder that is empty afterwards is removed again.
+
+    Raises:
+        UserError: another run holds it, or it cannot be written.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _lock(folder / LOCK)
+    except BlockingIOError:
+        raise UserError(
+            f"--output_dir {folder}: another run writes there; wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: {error.strerror}; a folder that can be written is expected") from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """A handle that holds the lock of the file which is at `path` now, not of one that its last holder removed."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)

@@ -1,0 +1,46 @@
+"""How a run ends other than well: what a user can mend, what no run can go on from, and a signal."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that names the flag or file:line, the value and the accepted form."""
+
+
+class RunError(Exception):
+    """A run that cannot go on, through no fault of its arguments; one line says where it stopped and what to try."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run; no `except Exception` on the way swallows it."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.status = 128 + signum
+
+
+def exit_on_error(main: Callable[[], None]) -> None:
+    """Run `main`; an end that is not well is one line on standard error and a status.
+
+    2 for a UserError, 1 for a RunError, 128 and the signal's number for a signal (130 Ctrl-C, 143 SIGTERM).
+    """
+    try:
+        main()
+    except UserError as error:
+        _exit(f"error: {error}", 2)
+    except RunError as error:
+        _exit(f"error: {error}", 1)
+    except Stopped as stopped:
+        _exit(str(stopped), stopped.status)
+    except KeyboardInterrupt:
+        _exit("interrupted", 128 + signal.SIGINT)
+
+
+def _exit(message: str, status: int) -> None:
+    if status < 128 or os.environ.get("RANK", "0") == "0":  # a signal reaches all ranks, and one of them tells of it
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(status)
