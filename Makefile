@@ -1,11 +1,12 @@
 # Every target sets up what it needs first: .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 RUN ?=
+KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval cache clean-cache bench test lint clean
+.PHONY: help setup demo train eval cache clean-cache bench test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -40,6 +41,10 @@ bench: $(VENV)/.ready ## the recipe beside its peers: table, chart, benchmarks/r
 
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.ready ## kill the demo's run at random times (KILLS=200) and at every file operation of a tiny one
+	$(BIN)/python -m tests.kill_points
+	$(BIN)/python -m tests.torture $(KILLS)
 
 lint: $(VENV)/.ready ## ruff and mypy
 	$(BIN)/ruff check .

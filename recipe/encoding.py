@@ -4,7 +4,6 @@ import copy
 import math
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from recipe.prefix_cache import (
     make_partial,
     open_cache,
     open_partial,
+    partial_folder,
     rows_per_pair,
 )
 from recipe.progress import Progress, say
@@ -77,7 +77,7 @@ def encode(
     share = Share(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # one name for the ranks of a machine, which share a parent
     owner = os.getppid() if share.ranks > 1 else os.getpid()
-    partial = directory / f"{key.name}.{socket.gethostname()}-{owner}"
+    partial = partial_folder(directory, key, owner)
     shallower = [open_cache(directory, key.at_depth(depth), tokens) for depth in range(key.depth - 1, 0, -1)]
     base = next(filter(None, shallower), None)
     started = time.perf_counter()

@@ -5,9 +5,11 @@ order of the split; `manifest.json` is written last, and without it a folder cou
 """
 
 import argparse
+import glob
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,12 +65,36 @@ def size_in_bytes(tokens: Tokens, key: CacheKey) -> int:
     )
 
 
+def partial_folder(directory: Path, key: CacheKey, owner: int) -> Path:
+    """Where process `owner` of this machine writes a cache before it counts."""
+    return directory / f"{key.name}.{socket.gethostname()}-{owner}"
+
+
+def _remove_orphans(directory: Path) -> None:
+    """Remove the unfinished caches of processes of this machine that are gone."""
+    for folder in directory.glob(f"*.{glob.escape(socket.gethostname())}-*"):
+        owner = folder.name.rpartition("-")[2]
+        if owner.isdecimal() and not _runs(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def make_partial(partial: Path, tokens: Tokens, key: CacheKey) -> None:
-    """A folder with room for the states, all the disk space they need taken at once.
+    """A folder with room for the states, all the disk space they need taken at once; what killed runs left goes.
 
     Raises:
         OSError: the disk is full.
     """
+    _remove_orphans(partial.parent)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with open(partial / STATES, "wb") as file:

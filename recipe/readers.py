@@ -78,14 +78,23 @@ def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
             return
         elif line.strip():
             try:
-                yield where, json.loads(line.rstrip("\r\n"))
+                yield where, json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique)
             except (ValueError, RecursionError) as error:
                 yield where, BadRow(f"{where}: not JSON: {getattr(error, 'msg', error)}: {line.strip()[:60]!r}")
 
 
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key given twice, json.loads would keep the last value without a word."""
+    record = dict(items)
+    if len(record) < len(items):
+        keys = [key for key, _ in items]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.40} stands twice in it")
+    return record
+
+
 def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
-        records = json.loads(text)
+        records = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         message = f"not JSON: {getattr(error, 'msg', error)}; one object a line is the usual form"
         raise UserError(f"{path}:{getattr(error, 'lineno', 1)}: {message}") from error
@@ -109,11 +118,18 @@ def _table_rows(path: Path, file: IO[bytes], tabs: bool) -> Iterator[tuple[str, 
             raise UserError(f"{path}:{start}: not a {'TSV' if tabs else 'CSV'} row: {error}") from error
         where = f"{path}:{start}"
         if not header:
-            header = fields
+            header = _checked_header(where, fields)
         elif fields and len(fields) != len(header):
             yield where, BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}")
         elif fields:
             yield where, dict(zip(header, fields, strict=True))
+
+
+def _checked_header(where: str, names: list[str]) -> list[str]:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{where}: the column {twice[0]!r:.40} stands twice; each column name once is expected")
+    return names
 
 
 def _raise_if_bad(line: str | BadRow) -> str:
@@ -124,16 +140,19 @@ def _raise_if_bad(line: str | BadRow) -> str:
 
 
 def _parquet_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    import pyarrow
     from pyarrow import parquet
 
     number = 0
     try:
         table = parquet.ParquetFile(io.BytesIO(file.read()) if path.name.endswith(".gz") else path)
-        wanted = [name for name in table.schema_arrow.names if name in ("sentence1", "sentence2", "label")]
+        names = _checked_header(str(path), table.schema_arrow.names)
+        wanted = [name for name in names if name in ("sentence1", "sentence2", "label")]
         for batch in table.iter_batches(batch_size=1024, columns=wanted):
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", record
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a Parquet file, or cut off after row {number}: {str(error)[:80]}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file meets whatever pyarrow was doing there
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(f"{path}: not a Parquet file, or damaged after row {number}: {reason}") from error

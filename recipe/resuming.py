@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
-from recipe.checkpointing import Checkpoint, Damaged, checkpoint_folders, clean, newest_good, with_best
+from recipe.checkpointing import Checkpoint, Damaged, checkpoint_folders, clean, newest_good, rotate, with_best
 from recipe.data import Split
 from recipe.durable import sha256_of
 from recipe.errors import UserError
@@ -106,6 +107,7 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     if report is not None:
         changed = _compare(report["identity"], identity, str(folder / REPORT))
         if not changed:
+            clean(folder, sys.maxsize)
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder)
     if checkpoint is None and report is not None:
@@ -116,6 +118,7 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     changed = _compare(checkpoint.manifest["identity"], identity, str(checkpoint.folder))
     _refuse_past_end(checkpoint, arguments, rows, changed)
     clean(folder, checkpoint.step)
+    rotate(folder, args.save_total_limit, checkpoint.state()["best_global_step"])  # where a kill came before it
     return Resume(checkpoint, notes=(*complaints, *changed))
 
 
@@ -208,7 +211,7 @@ def _refuse_past_end(checkpoint: Checkpoint, arguments: RecipeArguments, rows: i
     """A changed rate or schedule that no step would be left for must not be taken for honoured."""
     last = total_steps(arguments, rows)
     if changed and checkpoint.step >= last:
-        line = changed[0].replace(" from here on", "")
+        line = changed[0].replace(" from here on;", ":")
         raise UserError(f"{line}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")
 
 

@@ -38,10 +38,7 @@ def write_jsonl(path, rows):
     return path
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """A folder with a 4-layer BERT of hidden size 32 and its tokenizer."""
-    folder = tmp_path_factory.mktemp("tiny") / "model"
+def make_tiny_model(folder):
     torch.manual_seed(0)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(CHARACTERS))]
     tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
@@ -54,6 +51,12 @@ def tiny_model(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A folder with a 4-layer BERT of hidden size 32 and its tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

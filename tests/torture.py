@@ -1,0 +1,74 @@
+"""Kills the real command at random times, again and again, and looks where it ends: make torture KILLS=200.
+
+A round starts the command anew in a folder of its own and kills it after a random time, until it gets through; then its
+model must be the uninterrupted run's, byte for byte. Each kill passes or fails with its round. The last line is the
+tally.
+"""
+
+import hashlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORDS = [
+    *("configs/demo.yaml", "--max_train_samples=1600", "--max_eval_samples=200", "--num_train_epochs=2"),
+    *("--save_strategy=steps", "--save_steps=5", "--eval_strategy=steps", "--eval_steps=5", "--disable_tqdm=true"),
+]
+
+
+def start(folder):
+    flags = [f"--output_dir={folder / 'run'}", f"--prefix_cache_dir={folder / 'cache'}"]
+    command = [sys.executable, "run_freeze.py", *WORDS, *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def weights(folder):
+    return hashlib.sha256((folder / "run" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def one_round(folder, expected, rng, seconds, most):
+    """Kill until the command gets through or `most` kills are spent: (kills, what went wrong or an empty string)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    kills = 0
+    while True:
+        process = start(folder)
+        if kills < most:
+            try:
+                process.wait(rng.uniform(0.3, 1.0) * seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        output, _ = process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            continue
+        if process.returncode != 0:
+            return kills, f"status {process.returncode}: {output[-300:]}"
+        return kills, "" if weights(folder) == expected else "another model than the uninterrupted run's"
+
+
+def main(wanted):
+    """Kill `wanted` times; the status is 1 where anything failed."""
+    rng, passed, failed = random.Random(0), 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        began = time.perf_counter()
+        start(folder / "whole").communicate()
+        seconds = time.perf_counter() - began
+        expected = weights(folder / "whole")
+        print(f"uninterrupted: {seconds:.0f} s, sha256 {expected[:16]}", flush=True)
+        while passed + failed < wanted:
+            kills, wrong = one_round(folder / "killed", expected, rng, seconds, wanted - passed - failed)
+            passed, failed = (passed, failed + kills) if wrong else (passed + kills, failed)
+            print(f"{kills} kills in a round: {wrong or 'the same model'}; {passed + failed} of {wanted}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
