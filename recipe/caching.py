@@ -61,7 +61,7 @@ def cache_prefix(
         UserError: --prefix_cache on, and it cannot be.
     """
     args = arguments.training
-    reason = _why_not(model, arguments)
+    reason = _why_not(model, arguments, before)
     tokens: list[Tokens] = []
     if reason is None:
         tokens, reason = _read(model, splits, arguments)
@@ -82,7 +82,7 @@ def cache_prefix(
     return cached
 
 
-def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments) -> str | None:
+def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str | None) -> str | None:
     if arguments.cache.prefix_cache == "off":
         return "as --prefix_cache says"
     if model.prefix_depth is None:
@@ -91,7 +91,9 @@ def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments) -> str | Non
         return "there is no frozen prefix: layer 0 is trained"
     if model.frozen_dropout:
         return "--frozen_dropout makes the prefix's outputs differ from pass to pass"
-    if arguments.cache.prefix_cache == "auto" and arguments.training.num_train_epochs <= 1:
+    if arguments.cache.prefix_cache == "auto" and before == "off":
+        return "as it was before the run was stopped"
+    if arguments.cache.prefix_cache == "auto" and before is None and arguments.training.num_train_epochs <= 1:
         return "a single epoch would read each output once"
     return None
 

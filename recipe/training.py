@@ -162,6 +162,7 @@ def build(
         "identity": report.identity,
         "prefix": prefix,
         "base_model": arguments.model.model_name_or_path or DEFAULT_MODEL,
+        "frozen_prefix_depth": model.prefix_depth,
     }
     return trainer
 

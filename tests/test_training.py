@@ -1,13 +1,10 @@
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import set_seed
 
 from recipe.data import require_split, tokenize
@@ -87,50 +84,6 @@ def test_how_a_step_is_cut_up_or_read_changes_no_loss(arguments, tmp_path, cut):
         whole, other = history(tmp_path / "whole", key), history(tmp_path / "cut", key)
         assert len(whole) == {"loss": 6, "grad_norm": 6, "eval_loss": 2}[key]
         assert_close(whole, other, 0 if cut == ("--no_streaming",) else 1e-5)
-
-
-def test_two_ranks_see_each_example_once_and_step_like_one(arguments, tmp_path, tiny_model, pairs_dir):
-    words = ["--dropout=0", "--num_train_epochs=2", "--prefix_cache_dtype=float32"]
-    train(arguments("--per_device_train_batch_size=32", *words, f"--output_dir={tmp_path / 'one'}"))
-    flags = [
-        *("--model_name_or_path", tiny_model, "--data_dir", pairs_dir, "--freeze_layers", "0-1", "--max_length", "32"),
-        *("--logging_steps", "1", "--use_cpu", "--per_device_train_batch_size", "16", "--output_dir", tmp_path / "two"),
-        *("--prefix_cache_dir", tmp_path / "cache of two"),
-    ]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launch = [
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-        f"--main_process_port={port}",
-        "run_freeze.py",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, *map(str, flags), *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\nepoch 1 ") == 1
-    for key in ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy"):
-        assert_close(history(tmp_path / "one", key), history(tmp_path / "two", key), 1e-5)
-
-
-@pytest.mark.parametrize("cache", ["on", "off"])
-@pytest.mark.parametrize("step", [3, 9, 13])  # in the first epoch, between two, in the second
-def test_a_resumed_run_ends_where_the_whole_one_does(arguments, tmp_path, cache, step):
-    words = ["--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=30"]
-    words += ["--eval_strategy=no", f"--prefix_cache={cache}", "--prefix_cache_dtype=float32"]
-    train(arguments(*words, f"--output_dir={tmp_path / 'whole'}"))
-    checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
-    train(arguments(*words, f"--output_dir={tmp_path / 'resumed'}", f"--resume={checkpoint}"))
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp_path):

@@ -1,0 +1,25 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_run_killed_at_file_operations_carries_on_to_the_same_bytes():
+    """Every sixteenth of the operations that `python -m tests.kill_points` kills at."""
+    command = [sys.executable, "-m", "tests.kill_points", "16"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["operations"] > 80  # the hook sees what a run does
+    assert told["kills"] >= 5
+    assert told["wrong"] == []
+
+
+def test_the_real_command_killed_at_a_random_time_carries_on():
+    """Two of the kills of `make torture`."""
+    done = subprocess.run([sys.executable, "-m", "tests.torture", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "2 passed, 0 failed", done.stdout + done.stderr
