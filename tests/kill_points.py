@@ -59,8 +59,8 @@ class Counter:
         return counted
 
 
-def run_child(words, folder, at):
-    """Run the recipe in a fork; its status as os.waitpid gives it, and the operations it made."""
+def run_child(work, folder, at):
+    """Run `work` in a fork; its status as os.waitpid gives it, and the operations it made."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -74,8 +74,6 @@ def run_child(words, folder, at):
         import transformers.modeling_utils
 
         import recipe.checkpointing
-        from recipe.parsing import parse
-        from recipe.training import train
 
         counter = Counter(folder, at)
         torch.save = counter.around(torch.save, 1)
@@ -85,7 +83,7 @@ def run_child(words, folder, at):
                     setattr(module, name, counter.around(getattr(module, name), 1))
         sys.addaudithook(counter.hook)
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-        train(parse(words))
+        work()
         os.write(writer, str(counter.count).encode())
         os._exit(0)
     except BaseException:
@@ -95,6 +93,53 @@ def run_child(words, folder, at):
         os._exit(1)
 
 
+def recipe_run(words):
+    """The recipe's run of a command line."""
+    from recipe.parsing import parse
+    from recipe.training import train
+
+    train(parse(words))
+
+
+def stock_run(model, folder, resume):
+    """The stock Trainer's run of the same shape, as its examples write it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+    from transformers.utils import logging
+
+    logging.set_verbosity(logging.CRITICAL)
+    pairs = [{"input_ids": torch.arange(4, 12), "labels": torch.tensor(number % 2)} for number in range(40)]
+    args = TrainingArguments(
+        str(folder / "run"), num_train_epochs=2, save_steps=3, use_cpu=True, disable_tqdm=True, report_to="none"
+    )
+    trainer = Trainer(AutoModelForSequenceClassification.from_pretrained(model), args, train_dataset=pairs)
+    trainer.train(resume_from_checkpoint=resume)
+
+
+def stock_matrix(folder):
+    """Kill a stock run from its second save's first file operation on, up to the next save: (kills, runs resumed).
+
+    One can be resumed: that which is killed when the save is over.
+    """
+    model = folder / "model"
+
+    def work(resume=None):
+        if resume is None:
+            shutil.rmtree(folder / "stock", ignore_errors=True)
+        stock_run(model, folder / "stock", resume)
+
+    points = resumed = 0
+    for at in range(1, 99):
+        status, _ = run_child(work, folder / "stock", at)
+        made = sorted(path.name for path in (folder / "stock" / "run").glob("checkpoint-*"))
+        if not os.WIFSIGNALED(status) or len(made) > 2:
+            break
+        if len(made) == 2:
+            points += 1
+            resumed += run_child(lambda: work(resume=True), folder / "stock", 0)[0] == 0
+    return points, resumed
+
+
 def outcome(folder):
     """The sha256 of the final model, and what lies in the run's folder."""
     run = folder / "run"
@@ -102,7 +147,7 @@ def outcome(folder):
     return weights, sorted(str(path.relative_to(run)) for path in run.rglob("*"))
 
 
-def kill_matrix(words, folder, every=1, points=None):
+def kill_matrix(words, folder, every=1):
     """Kill a run at every `every`-th file operation: (operations, kills, what went wrong, a line each)."""
 
     def command(name):
@@ -110,17 +155,17 @@ def kill_matrix(words, folder, every=1, points=None):
         return [*words, f"--output_dir={folder / name / 'run'}", f"--prefix_cache_dir={folder / name / 'cache'}"]
 
     reference = command("whole")
-    status, count = run_child(reference, folder / "whole", 0)
+    status, count = run_child(lambda: recipe_run(reference), folder / "whole", 0)
     assert status == 0, "the uninterrupted run failed"
     expected = outcome(folder / "whole")
-    wrong, kills = [], points or range(random.Random(0).randrange(every) + 1, count + 1, every)
+    wrong, kills = [], range(random.Random(0).randrange(every) + 1, count + 1, every)
     for at in kills:
         killed = command("killed")
-        status, _ = run_child(killed, folder / "killed", at)
+        status, _ = run_child(lambda: recipe_run(killed), folder / "killed", at)  # noqa: B023 (run at once)
         if not os.WIFSIGNALED(status):
             wrong.append(f"kill {at} of {count}: the run was not killed")
             continue
-        status, _ = run_child(killed, folder / "killed", 0)
+        status, _ = run_child(lambda: recipe_run(killed), folder / "killed", 0)  # noqa: B023
         if status != 0:
             wrong.append(f"kill {at} of {count}: the next run failed")
         elif outcome(folder / "killed") != expected:
@@ -149,13 +194,16 @@ def tiny_words(folder):
 
 
 def main(every):
-    """The matrix on a tiny run; prints one line of JSON."""
+    """The matrix on a tiny run, and at every operation the stock Trainer's beside it; prints one line of JSON."""
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         count, kills, wrong = kill_matrix(tiny_words(Path(folder)), Path(folder), every)
-    print(json.dumps({"operations": count, "kills": kills, "wrong": wrong}))
+        told = {"operations": count, "kills": kills, "wrong": wrong}
+        if every == 1:
+            told["stock_kills"], told["stock_resumed"] = stock_matrix(Path(folder))
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
