@@ -1,12 +1,13 @@
 # Every target sets up what it needs first: .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 RUN ?=
+AGAINST ?=
 KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval cache clean-cache bench test torture lint clean
+.PHONY: help setup demo train eval predict cache clean-cache bench test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -26,8 +27,11 @@ demo: $(VENV)/.ready ## train on the embedded data and model (under two minutes 
 train: $(VENV)/.ready ## train bert-base-chinese on AFQMC, both from the Hub
 	$(BIN)/python run_freeze.py configs/afqmc.yaml
 
-eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs/..., the newest when not named)
-	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(RUN))
+eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs/..., else the newest; AGAINST=outputs/...)
+	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(RUN)) $(if $(AGAINST),--against $(AGAINST))
+
+predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's submission file (RUN=outputs/...)
+	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(RUN))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.prefix_cache list

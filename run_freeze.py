@@ -5,6 +5,7 @@ python run_freeze.py --freeze_layers 0-9
 python run_freeze.py configs/afqmc.yaml --learning_rate 3e-5
 accelerate launch run_freeze.py
 python run_freeze.py --do_eval --model_name_or_path outputs/freeze
+python run_freeze.py --do_predict --model_name_or_path outputs/freeze --test_file -
 """
 
 import sys
@@ -19,15 +20,16 @@ def main() -> None:
     arguments = parse(sys.argv[1:])
     if arguments.training.only_evaluates:
         from recipe.evaluation import evaluate
-        from recipe.progress import say
-        from recipe.reporting import format_evaluation
 
-        metrics = evaluate(arguments)
-        say(arguments.training, format_evaluation(arguments, metrics))
-        return
-    from recipe.training import train
+        evaluate(arguments)
+    elif arguments.training.only_predicts:
+        from recipe.prediction import predict
 
-    train(arguments)
+        predict(arguments)
+    else:
+        from recipe.training import train
+
+        train(arguments)
 
 
 if __name__ == "__main__":

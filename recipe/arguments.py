@@ -29,6 +29,9 @@ class ModelArguments:
         choices=["float32", "bfloat16"],
     )
     attn_implementation: str = _option("sdpa", "How attention is computed.", choices=["sdpa", "eager"])
+    against: str | None = _option(
+        None, "Another saved model: --do_eval compares the two by McNemar's test on the same pairs."
+    )
     dropout: float | None = _option(
         None, "Overrides the checkpoint's hidden, attention and classifier dropout, 0 to 1."
     )
@@ -45,9 +48,14 @@ class DataArguments:
     )
     train_file: str | None = _option(None, "The training split, as one file in place of --data_dir's.")
     validation_file: str | None = _option(None, "The validation split, as one file.")
-    test_file: str | None = _option(None, "The test split, as one file.")
+    test_file: str | None = _option(None, "The test split, as one file; - for JSON lines on standard input.")
     label_names: list[str] | None = _option(
         None, "The labels as they stand in the data, in the order of their ids. Default: 0 1."
+    )
+    eval_split: str | None = _option(
+        None,
+        "Which split --do_eval scores (default: validation) or --do_predict answers (default: test).",
+        choices=["train", "validation", "test"],
     )
     max_length: int = _option(128, "Tokens a pair may have; longer pairs are cut, the longer sentence first.")
     streaming: bool = _option(
@@ -117,6 +125,7 @@ class FreezeTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = _option(
         None, "Stop after so many evaluations without a better --metric_for_best_model."
     )
+    model_card: bool = _option(True, "Write README.md, a model card with figures, beside the model.")
     eval_strategy: str = _option("epoch", "When to evaluate.", choices=["no", "steps", "epoch"])
     save_strategy: str = _option("epoch", "When to save a checkpoint.", choices=["no", "steps", "epoch", "best"])
     save_total_limit: int | None = _option(2, "How many checkpoints to keep, the best one included.")
@@ -138,12 +147,15 @@ class FreezeTrainingArguments(TrainingArguments):
     dataloader_drop_last: bool = field(default=False, init=False)
     label_names: list[str] | None = field(default=None, init=False)
 
-    # --do_eval without --do_train; asked here, since the Trainer sets do_eval whenever an epoch ends in an evaluation.
+    # --do_eval or --do_predict without --do_train; asked here, since the Trainer sets do_eval whenever an epoch ends in
+    # an evaluation.
     only_evaluates: bool = field(default=False, init=False)
+    only_predicts: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self.only_predicts = self.do_predict and not self.do_train
         self.only_evaluates = self.do_eval and not self.do_train
-        if self.only_evaluates:  # no epochs, so nothing to evaluate, save or compare between them
+        if self.only_evaluates or self.only_predicts:  # no epochs, so nothing to evaluate, save or compare between them
             self.eval_strategy = self.save_strategy = "no"
             self.load_best_model_at_end = False
         if self.eval_strategy == "no":

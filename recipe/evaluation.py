@@ -1,41 +1,72 @@
-"""A saved model's score on its validation split."""
+"""A saved model's scores on a labelled split, with intervals, and beside another model's."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+import numpy as np
+from scipy.special import softmax
 
 from recipe.arguments import RecipeArguments
-from recipe.data import require_split, tokenize
+from recipe.data import Split, require_split
 from recipe.durable import write_json
 from recipe.errors import UserError
-from recipe.loading import load_config, load_model, load_tokenizer, readable_labels
-from recipe.trainer import build_trainer
-from recipe.training import quiet_libraries, sorted_pairs
+from recipe.metrics import accuracy_at, mcnemar, score
+from recipe.pairs import UNLABELLED
+from recipe.prediction import Answers, answer, check_labels, load_fine_tuned
+from recipe.progress import say
+from recipe.reporting import format_evaluation
 
 
 def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
-    """Metrics of a fine-tuned model on the validation split, by the Trainer's names; eval_results.json beside it.
+    """Scores of a fine-tuned model, by the Trainer's names (eval_accuracy, ...), printed and written to output_dir.
+
+    To eval_results.json for the validation split, to eval_results_test.json and the like for another.
 
     Raises:
-        UserError: the model has no classifier, or its labels are not the data's.
+        UserError: the model has no classifier, its labels are not the data's, or the data have none.
     """
-    args = arguments.training
-    quiet_libraries()
-    set_seed(args.seed)
-    config, options = load_config(arguments.model)
-    model = load_model(arguments.model, config, options, fine_tuned=True)
-    split = require_split(arguments.data, "validation")
-    names = readable_labels(split.label_names)
-    if list(config.id2label.values()) != names:
-        raise UserError(
-            f"--model_name_or_path {arguments.model.model_name_or_path}: its labels are "
-            f"{', '.join(config.id2label.values())}, those of {split.source} {', '.join(names)}"
-        )
-    tokenizer = load_tokenizer(arguments.model, config, options)
-    dataset = sorted_pairs(tokenize(split.pairs, tokenizer, arguments.data.max_length))
-    trainer = build_trainer(args, model, tokenizer, eval_dataset=dataset)
-    metrics = trainer.evaluate()
-    if Path(args.output_dir or ".").is_dir():
-        write_json(Path(args.output_dir or ".") / "eval_results.json", metrics)
+    args, name = arguments.training, arguments.data.eval_split or "validation"
+    split, answers = _answers(arguments)
+    metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
+    metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
+    metrics |= {"eval_split": name, "eval_source": split.source}
+    folder = Path(args.output_dir or ".")
+    if name != "validation":
+        metrics |= _at_chosen_threshold(folder, answers)
+    if arguments.model.against is not None:
+        metrics["eval_mcnemar"] = _compare(arguments, answers)
+    path = folder / ("eval_results.json" if name == "validation" else f"eval_results_{name}.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, metrics)
+    say(args, format_evaluation(metrics, arguments.model, list(split.label_names)))
+    say(args, f"results         {path}\nnext            make predict RUN={arguments.model.model_name_or_path}")
     return metrics
+
+
+def _answers(arguments: RecipeArguments) -> tuple[Split, Answers]:
+    model, tokenizer = load_fine_tuned(arguments)
+    split = require_split(arguments.data, arguments.data.eval_split or "validation")
+    check_labels(model, split, arguments.model.model_name_or_path)
+    answers = answer(arguments, model, tokenizer, split)
+    if (answers.labels == UNLABELLED).any():
+        raise UserError(f"{split.source}: has pairs without a label, which cannot be scored; --do_predict answers them")
+    return split, answers
+
+
+def _at_chosen_threshold(folder: Path, answers: Answers) -> dict[str, Any]:
+    """Accuracy at the threshold that an earlier evaluation chose on the validation split; a split's own is no score."""
+    try:
+        threshold = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["eval_best_threshold"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    probabilities = softmax(answers.logits.astype(np.float64), axis=-1)[:, 1]
+    at = accuracy_at(threshold, probabilities, answers.labels)
+    return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}
+
+
+def _compare(arguments: RecipeArguments, answers: Answers) -> dict[str, Any]:
+    """McNemar's test against the model that --against names, on the same pairs."""
+    model = arguments.model.against
+    _, others = _answers(arguments._replace(model=type(arguments.model)(model_name_or_path=model)))
+    return {"against": model, "accuracy": float(others.right.mean()), **mcnemar(answers.right, others.right)}

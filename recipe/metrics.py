@@ -1,12 +1,20 @@
-"""Accuracy, its majority baseline and the loss, offline: scikit-learn behind evaluate's interface."""
+"""Accuracy and its company, offline: scikit-learn behind evaluate's interface, SciPy for intervals and tests."""
 
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score
+from scipy.special import log_softmax, softmax
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    roc_auc_score,
+)
 from transformers import EvalPrediction
 
 
@@ -38,3 +46,94 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     accuracy = Accuracy(keep_in_memory=True).compute(predictions=logits.argmax(-1), references=labels)
     losses = -np.take_along_axis(log_softmax(logits, axis=-1), labels[:, None], axis=-1)
     return {**accuracy, "majority_baseline": majority_baseline(labels), "loss": float(losses.mean())}
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """All that is said of a model's answers, JSON-ready.
+
+    accuracy with its 95 % interval (Wilson), majority_baseline, loss, f1, mcc, roc_auc, average_precision, ece and
+    confusion_matrix (rows are the true labels). With two labels f1 and average_precision are of label 1, and
+    best_threshold is what probability of label 1 to ask for so that accuracy on these very pairs is highest; with more
+    they are means over labels. roc_auc and average_precision are None where a label does not occur.
+
+    Args:
+        logits: (examples, labels).
+        labels: (examples,), each at least 0.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    probabilities, predictions = softmax(logits, axis=-1), logits.argmax(-1)
+    right = predictions == labels
+    low, high = accuracy_interval(int(right.sum()), len(right))
+    scores: dict[str, Any] = {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
+    scores |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
+    binary = logits.shape[1] == 2
+    scores["f1"] = float(f1_score(labels, predictions, average="binary" if binary else "macro", zero_division=0))
+    scores["mcc"] = float(matthews_corrcoef(labels, predictions))
+    scores |= _ranking(probabilities, labels)
+    scores["ece"] = expected_calibration_error(probabilities, labels)
+    scores["confusion_matrix"] = confusion_matrix(labels, predictions, labels=range(logits.shape[1])).tolist()
+    if binary:
+        threshold = best_threshold(probabilities[:, 1], labels)
+        scores["best_threshold"] = threshold
+        scores["accuracy_at_best_threshold"] = accuracy_at(threshold, probabilities[:, 1], labels)
+    return scores
+
+
+def accuracy_interval(right: int, examples: int) -> tuple[float, float]:
+    """95 % interval of an accuracy (Wilson 1927)."""
+    interval = binomtest(right, examples).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _ranking(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    if len(np.unique(labels)) < probabilities.shape[1]:
+        return {"roc_auc": None, "average_precision": None}
+    if probabilities.shape[1] == 2:
+        ranks = probabilities[:, 1]
+        area, precision = roc_auc_score(labels, ranks), average_precision_score(labels, ranks)
+    else:
+        one_hot = np.eye(probabilities.shape[1])[labels]
+        area = roc_auc_score(labels, probabilities, multi_class="ovr")
+        precision = average_precision_score(one_hot, probabilities)
+    return {"roc_auc": float(area), "average_precision": float(precision)}
+
+
+BINS = 15
+
+
+def calibration_bins(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[int, float, float]]:
+    """(examples, mean confidence, accuracy) of each of 15 equal bins of the prediction's probability that has any."""
+    confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = [places == place for place in range(BINS)]
+    return [(int(each.sum()), float(confidence[each].mean()), float(right[each].mean())) for each in bins if each.any()]
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean distance of confidence from accuracy over bins of confidence (Guo et al. 2017, eq. 3)."""
+    bins = calibration_bins(probabilities, labels)
+    return sum(count * abs(confidence - accuracy) for count, confidence, accuracy in bins) / len(labels)
+
+
+def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The probability of label 1 (examples,) from which on to answer 1 so that accuracy is highest; nearest to 0.5."""
+    order = np.argsort(probabilities, kind="stable")
+    ranked, positive = probabilities[order], labels[order] == 1
+    # answering 1 from place i on: the zeros before it and the ones behind it are right
+    right = np.concatenate([[0], np.cumsum(~positive)]) + positive.sum() - np.concatenate([[0], np.cumsum(positive)])
+    cuts = np.concatenate([[0.0], (ranked[:-1] + ranked[1:]) / 2, [1.0]])
+    possible = np.concatenate([[True], ranked[:-1] < ranked[1:], [True]])
+    best = possible & (right == right[possible].max())
+    return float(min(cuts[best], key=lambda cut: abs(cut - 0.5)))
+
+
+def accuracy_at(threshold: float, probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy of answering 1 from that probability (examples,) of label 1 on."""
+    return float(((probabilities >= threshold) == (labels == 1)).mean())
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, Any]:
+    """McNemar's exact test of two models on the same pairs, (examples,) each: who alone was right, and the p-value."""
+    first, second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
+    p_value = float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    return {"only_first_right": first, "only_second_right": second, "p_value": p_value}

@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> RecipeArguments:
     if tokens and not tokens[0].startswith("-"):
         tokens = _yaml_tokens(parser, Path(tokens[0])) + tokens[1:]
     arguments = _parse_tokens(parser, tokens)
-    if arguments.training.only_evaluates:
+    if arguments.training.only_evaluates or arguments.training.only_predicts:
         arguments = _parse_tokens(parser, _saved_tokens(arguments) + tokens)
     _check(arguments)
     return arguments
@@ -63,14 +63,20 @@ def _saved_tokens(arguments: RecipeArguments) -> list[str]:
     if name is None:
         runs = sorted(Path("outputs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
         if not runs:
-            raise UserError("--do_eval: no finished run in outputs/; make one first: make demo")
+            flag = "--do_eval" if arguments.training.only_evaluates else "--do_predict"
+            raise UserError(f"{flag}: no finished run in outputs/; make one first: make demo")
         name = str(runs[-1].parent)
     words = [f"--model_name_or_path={name}"]
     try:
         saved = json.loads((Path(name) / "run.json").read_text(encoding="utf-8"))["arguments"]["data"]
     except (OSError, ValueError, KeyError):
-        return words
-    words.append(f"--output_dir={name}")
+        saved = {}
+    if Path(name).is_dir():
+        words.append(f"--output_dir={name}")
+    # files that are named replace all of those that the run was trained on
+    files = ("data_dir", "train_file", "validation_file", "test_file")
+    if any(getattr(arguments.data, key) for key in files):
+        saved = {key: value for key, value in saved.items() if key not in files}
     return words + [word for key, value in saved.items() for word in _yaml_words(key, value)]
 
 

@@ -4,8 +4,18 @@ import sys
 import time
 from typing import Any
 
+import datasets
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+
+def quiet_libraries() -> None:
+    """Leave standard error to what a user can act on."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
 
 
 def say(args: TrainingArguments, line: str) -> None:

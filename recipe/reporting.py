@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from recipe.arguments import RecipeArguments
+from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.durable import write_json
 from recipe.freezing import FreezePlan
 
@@ -81,10 +81,66 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     return "\n".join(lines)
 
 
-def format_evaluation(arguments: RecipeArguments, metrics: dict[str, Any]) -> str:
-    """The lines of a saved model's score."""
-    results = f"{arguments.training.output_dir}/eval_results.json"
-    return f"model           {arguments.model.model_name_or_path}\nresults         {results}"
+def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: list[str]) -> str:
+    """The table of a saved model's scores."""
+    told = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+    counts = told["confusion_matrix"]
+    interval = f"95 % interval {told['accuracy_low']:.4f} to {told['accuracy_high']:.4f}"
+    rows = [
+        ("model", model.model_name_or_path),
+        ("pairs", f"{sum(map(sum, counts)):,} of {told['source']} ({told['split']})"),
+        ("accuracy", f"{told['accuracy']:.4f}  ({interval})"),
+        ("majority", f"{told['majority_baseline']:.4f}{_verdict(told)}"),
+        ("loss", f"{told['loss']:.4f}"),
+        ("F1", f"{told['f1']:.4f}"),
+        ("MCC", f"{told['mcc']:.4f}"),
+        ("ROC AUC", _number(told["roc_auc"])),
+        ("avg precision", _number(told["average_precision"])),
+        ("calibration", f"{told['ece']:.4f} expected error"),
+        *_threshold_row(told),
+        *_against_row(told),
+        ("speed", f"{told['samples_per_second']:,.0f} pairs a second"),
+    ]
+    lines = [f"{key:<15} {value}" for key, value in rows]
+    lines.append("confusion       " + "".join(f"{name:>10.10}" for name in ["answered", *names]))
+    for name, row in zip(names, counts, strict=True):
+        lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row))
+    return "\n".join(lines)
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    if told["accuracy"] <= told["majority_baseline"]:
+        return "  the model does NOT beat it"
+    shown = told["accuracy_low"] > told["majority_baseline"]
+    return "" if shown else "  not shown to beat it: the interval holds the majority's accuracy"
+
+
+def _threshold_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Accuracy at a threshold other than 0.5, where it is a score, or said to be none."""
+    if "validation_threshold" in told:
+        at, threshold = told["accuracy_at_validation_threshold"], told["validation_threshold"]
+        return [("threshold", f"{at:.4f} at {threshold:.3f}, which validation chose")]
+    if told["split"] == "validation" and "best_threshold" in told:
+        at, threshold = told["accuracy_at_best_threshold"], told["best_threshold"]
+        return [("threshold", f"{at:.4f} at {threshold:.3f}, chosen on these very pairs; all else is at 0.5")]
+    return []
+
+
+def _against_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+    if "mcnemar" not in told:
+        return []
+    test = told["mcnemar"]
+    alone = f"right alone {test['only_first_right']:,} : {test['only_second_right']:,}"
+    return [("against", f"{test['against']}: {test['accuracy']:.4f}; {alone}; McNemar p = {test['p_value']:.3g}")]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def peak_memory() -> int:
@@ -120,7 +176,7 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
     resolved["training"] = arguments.training.to_sanitized_dict()
     return {
         "arguments": resolved,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": versions(),
         "parameters": report.plan.parameters,
         "trainable_parameters": report.plan.trainable,
         "frozen_prefix_depth": report.plan.prefix_depth,

@@ -89,8 +89,18 @@ class FreezeTrainer(Trainer):
         return loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.args.should_save:
-            save_trainable(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+        folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
+        if self.args.should_save and folder.name.startswith("checkpoint-"):
+            save_trainable(model, folder)
+        elif self.args.should_save:
+            model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing: a checkpoint is no model, and the folder holds none before the end of training."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Leave README.md as it is: the Trainer's would take the place of the card with the scores (`recipe.card`)."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The Trainer's checkpoint, sealed by a manifest; only then do older ones go (Trainer rotates before).

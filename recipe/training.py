@@ -13,32 +13,26 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
-from transformers.utils import logging
 
 from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
 from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
 from recipe.caching import CachedSplit, cache_prefix, describe_prefix, from_first_rank
+from recipe.card import write_card
 from recipe.checkpointing import STAGING, Checkpoint
 from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
 from recipe.durable import locked, publish, sha256_of
 from recipe.errors import RunError, UserError
 from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, wasteful_choices
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
+from recipe.metrics import score
 from recipe.modeling import BertForPairwiseCLS
-from recipe.progress import say
+from recipe.prediction import Answers, answer_pairs
+from recipe.progress import quiet_libraries, say
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary, write_results
 from recipe.resuming import REPORT, choose, make_identity, same_prefix
 from recipe.signals import SaveAndStop, StopRequest, stop_requests
 from recipe.tokens import SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer, build_trainer
-
-
-def quiet_libraries() -> None:
-    """Leave standard error to what a user can act on."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
 
 
 def train(arguments: RecipeArguments) -> RunReport | None:
@@ -90,7 +84,9 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         model.unpark_prefix()
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:
             raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
-        _finish(arguments, trainer, output, report)
+        _finish(arguments, trainer, output, report, splits[1] if len(splits) > 1 else None)
+        if args.push_to_hub:
+            trainer.push_to_hub()
     say(args, format_summary(report, args.output_dir))
     return report
 
@@ -218,7 +214,9 @@ def _describe(split: Split) -> str:
     return f"{split.name}: {split.rows:,} pairs from {split.source}{skipped}"
 
 
-def _finish(arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> None:
+def _finish(
+    arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport, split: Split | None
+) -> None:
     args, state = arguments.training, trainer.state
     evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
     best = [entry for entry in evaluations if entry["step"] == state.best_global_step] or evaluations[-1:]
@@ -228,9 +226,12 @@ def _finish(arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOut
     report.total_seconds = time.perf_counter() - report.started
     report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
     report.train_metrics = {**output.metrics, "epoch": state.epoch}
+    answers = answer_pairs(trainer, trainer.eval_dataset) if evaluations else None
+    if answers is not None:
+        report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     if args.should_save:
         try:
-            _write(arguments, trainer, report)
+            _write(arguments, trainer, report, split, answers)
         except (OSError, SafetensorError) as error:
             raise RunError(
                 f"{args.output_dir}: the model cannot be written: {error}; the checkpoints are good, and the same "
@@ -238,14 +239,20 @@ def _finish(arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOut
             ) from error
 
 
-def _write(arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport) -> None:
+def _write(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, split: Split | None, answers: Answers | None
+) -> None:
     """Put the model and its results into output_dir, each file whole, run.json last: with it the run is finished."""
     folder = Path(arguments.training.output_dir or ".")
     staging = folder / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(staging)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(staging)
     trainer.processing_class.save_pretrained(staging)
     report.model_sha256 = sha256_of(staging / "model.safetensors")
     write_results(staging, arguments, report)
+    if arguments.training.model_card:
+        names = list(model.config.id2label.values())
+        write_card(staging, arguments, report, trainer.state.log_history, split, answers, names)
     publish(staging, folder, last=("model.safetensors", REPORT))

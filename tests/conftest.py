@@ -85,6 +85,7 @@ def arguments(tiny_model, pairs_dir, tmp_path):
             "logging_steps": 1,
             "output_dir": tmp_path / "run",
             "use_cpu": "true",
+            "model_card": "false",
             "prefix_cache_dir": tmp_path / "cache",
         }
         return parse([f"--{key}={value}" for key, value in base.items()] + list(words))

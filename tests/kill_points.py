@@ -189,7 +189,7 @@ def tiny_words(folder):
     given = {"model_name_or_path": folder / "model", "data_dir": folder / "data", "freeze_layers": "0-1"}
     given |= {"max_length": 32, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
     given |= {"eval_strategy": "steps", "eval_steps": 3, "per_device_train_batch_size": 8, "use_cpu": "true"}
-    given |= {"prefix_compute_dtype": "float32", "disable_tqdm": "true"}
+    given |= {"prefix_compute_dtype": "float32", "disable_tqdm": "true", "model_card": "false"}
     return [f"--{name}={value}" for name, value in given.items()]
 
 

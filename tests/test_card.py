@@ -1,0 +1,61 @@
+import json
+
+import matplotlib.image
+import pytest
+import transformers.trainer
+from huggingface_hub import ModelCard
+
+from recipe.card import _cell
+from recipe.training import train
+
+FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
+
+
+@pytest.mark.parametrize("names", [[], ["矛盾", "同义"]])
+def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, names):
+    more = ["--label_names", *names] if names else []
+    if names:
+        for split in ("train", "dev"):
+            text = (pairs_dir / f"{split}.json").read_text()
+            for number, name in enumerate(names):
+                text = text.replace(f'"label": "{number}"', f'"label": "{name}"')
+            (tmp_path / f"{split}.json").write_text(text)
+        more.append(f"--data_dir={tmp_path}")
+    train(arguments("--model_card=true", "--num_train_epochs=2", *more[-1:], *more[:-1]))
+    run = tmp_path / "run"
+    card = ModelCard.load(run / "README.md")
+    results = json.loads((run / "all_results.json").read_text())
+    accuracy = card.data.eval_results[0]
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", round(results["eval_accuracy"], 4))
+    assert card.data.pipeline_tag == "text-classification"
+    for name in FIGURES:
+        assert f"]({name})" in card.text
+        assert min(matplotlib.image.imread(run / name).shape[:2]) > 300
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    for fingerprint in (*identity["data"].values(), *identity["weights"].values()):
+        assert fingerprint in card.text
+    wrong = round(30 * (1 - results["eval_accuracy"]))
+    assert f"## The {min(wrong, 20)} most confident mistakes" in card.text
+    assert "layers 0-1" in card.text
+
+
+def test_a_sentence_cannot_break_the_table():
+    assert _cell("a|b\n<script>\\") == "a\\|b &lt;script>\\\\"
+
+
+def test_the_trainer_pushes_the_whole_model_and_its_card(arguments, tmp_path, monkeypatch):
+    pushed = []
+
+    class Hub:
+        def create_repo(self, name, **_):
+            return type("Repo", (), {"repo_id": f"someone/{name}"})
+
+        def upload_folder(self, folder_path, **_):
+            pushed.append((sorted(path.name for path in tmp_path.joinpath(folder_path).iterdir()), folder_path))
+
+    monkeypatch.setattr(transformers.trainer, "hf_api", Hub, raising=False)
+    train(arguments("--model_card=true", "--push_to_hub=true"))
+    ((names, folder),) = pushed
+    assert folder == str(tmp_path / "run")
+    assert {"README.md", "model.safetensors", "config.json", "modeling.py", *FIGURES} <= set(names)
+    assert "## What was frozen" in (tmp_path / "run" / "README.md").read_text()

@@ -1,0 +1,116 @@
+import io
+import json
+import sys
+
+import pytest
+import torch
+from transformers import pipeline
+
+from recipe.errors import RunError, UserError
+from recipe.evaluation import evaluate
+from recipe.parsing import parse
+from recipe.prediction import check_submission, predict, write_submission
+from recipe.training import train
+
+
+@pytest.fixture
+def model(arguments, tmp_path):
+    """A run's folder."""
+    train(arguments("--prefix_cache=off"))
+    return tmp_path / "run"
+
+
+def words(model, *more):
+    return parse([f"--model_name_or_path={model}", "--use_cpu", *more])
+
+
+def test_predictions_are_the_pipelines_in_the_splits_order(model, pairs_dir):
+    predict(words(model, "--do_predict", "--eval_split=validation"))
+    lines = [json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (pairs_dir / "dev.json").read_text().splitlines()]
+    assert [(line["sentence1"], line["sentence2"]) for line in lines] == [
+        (p["sentence1"], p["sentence2"]) for p in pairs
+    ]
+    assert [line["label"] for line in lines] == [{"0": "different", "1": "same"}[pair["label"]] for pair in pairs]
+    torch.manual_seed(0)
+    classify = pipeline("text-classification", str(model), trust_remote_code=True)
+    answers = [classify({"text": pair["sentence1"], "text_pair": pair["sentence2"]}) for pair in pairs]
+    assert [line["prediction"] for line in lines] == [answer["label"] for answer in answers]
+    assert [line["probability"] for line in lines] == pytest.approx([answer["score"] for answer in answers], abs=1e-5)
+    assert not (model / "afqmc_predict.json").exists()
+
+
+def test_the_test_split_without_labels_is_answered_and_made_a_submission(model, capsys):
+    predict(words(model, "--do_predict"))
+    lines = (model / "afqmc_predict.json").read_text().splitlines()
+    predictions = [json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()]
+    assert [json.loads(line) for line in lines] == [
+        {"id": number, "label": {"different": "0", "same": "1"}[predictions[number]["prediction"]]}
+        for number in range(20)
+    ]
+    assert {prediction["label"] for prediction in predictions} == {None}
+    assert "20 lines (count, order and form checked)" in capsys.readouterr().out
+
+
+def test_standard_input_to_standard_output(model, monkeypatch, capsys):
+    class Input:
+        buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    predict(words(model, "--do_predict", "--test_file=-"))
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["sentence2"] == "借呗"
+    assert answer["prediction"] in ("same", "different")
+    Input.buffer = io.BytesIO(b'{"sentence1": "a"}\n')
+    with pytest.raises(UserError, match=r"^standard input:1: no 'sentence2'"):
+        predict(words(model, "--do_predict", "--test_file=-"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['{"id": 0, "label": "0"}'], "1 lines, where the test split has 2 pairs"),
+        (['{"id": 0, "label": "0"}', '{"id": 2, "label": "0"}'], ":2: id 2; 1 is expected"),
+        (['{"id": 0, "label": "0"}', '{"id": 1, "label": 1}'], ":2: "),
+        (['{"id": 0, "label": "0"}', "1"], ":2: "),
+        (['{"id": 0, "label": "2"}', '{"id": 1, "label": "0"}'], ":1: "),
+    ],
+)
+def test_a_submission_that_is_none_is_told(tmp_path, lines, told):
+    path = tmp_path / "afqmc_predict.json"
+    write_submission(path, ["0", "1"])
+    check_submission(path, 2, ["0", "1"])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunError) as error:
+        check_submission(path, 2, ["0", "1"])
+    assert told in str(error.value)
+
+
+def test_evaluation_scores_any_split_and_says_what_it_is_not(model, pairs_dir, capsys):
+    metrics = evaluate(words(model, "--do_eval"))
+    written = json.loads((model / "eval_results.json").read_text())
+    assert written == json.loads(json.dumps(metrics))
+    results = json.loads((model / "all_results.json").read_text())
+    for key in ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline", "f1", "mcc", "roc_auc"):
+        assert written[f"eval_{key}"] == results[f"eval_{key}"]
+    assert {"eval_average_precision", "eval_ece"} < written.keys()
+    assert "chosen on these very pairs" in capsys.readouterr().out
+    other = evaluate(words(model, "--do_eval", "--eval_split=train"))
+    assert other["eval_validation_threshold"] == metrics["eval_best_threshold"]
+    assert (model / "eval_results_train.json").exists()
+    assert json.loads((model / "eval_results.json").read_text()) == written
+    assert "which validation chose" in capsys.readouterr().out
+    file = evaluate(words(model, "--do_eval", f"--validation_file={pairs_dir / 'train.json'}"))
+    assert file["eval_accuracy"] == other["eval_accuracy"]
+    with pytest.raises(UserError, match=r"test.json: has pairs without a label"):
+        evaluate(words(model, "--do_eval", "--eval_split=test"))
+
+
+def test_two_models_are_compared_on_the_same_pairs(arguments, model, tmp_path, capsys):
+    train(arguments("--prefix_cache=off", "--seed=5", f"--output_dir={tmp_path / 'other'}"))
+    test = evaluate(words(model, "--do_eval", f"--against={tmp_path / 'other'}"))["eval_mcnemar"]
+    first, second = (
+        json.loads((folder / "all_results.json").read_text())["eval_accuracy"] for folder in (model, tmp_path / "other")
+    )
+    assert (test["only_first_right"] - test["only_second_right"]) / 30 == pytest.approx(first - second)
+    assert "McNemar p = " in capsys.readouterr().out
