@@ -2,12 +2,14 @@
 PYTHON ?= python3
 RUN ?=
 AGAINST ?=
+DEPTHS ?=
+sweep: CONFIG ?= configs/sweep.yaml
 KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval predict cache clean-cache bench test torture lint clean
+.PHONY: help setup demo train eval predict sweep cache clean-cache bench test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +34,9 @@ eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs
 
 predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's submission file (RUN=outputs/...)
 	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(RUN))
+
+sweep: $(VENV)/.ready ## accuracy against the number of frozen layers, on the demo (or CONFIG=..., DEPTHS="8 10 12")
+	$(BIN)/python -m recipe.sweep $(CONFIG) $(if $(DEPTHS),--depths $(DEPTHS))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.prefix_cache list

@@ -82,3 +82,38 @@ def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, error: float
     axes.set_ylabel("accuracy")
     axes.set_title(f"calibration: expected error {error:.3f} (dots as large as their bin)", fontsize=9)
     _save(figure, path)
+
+
+def draw_sweep(depths: Sequence[Any], majority: float, path: Path) -> None:
+    """Accuracy (mean and interval over seeds) above; time and trained parameters below; both against depth.
+
+    Args:
+        depths: `recipe.sweep.Depth`s, from shallow to deep.
+        majority: accuracy of always answering the majority label, in percent.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    x = [each.depth for each in depths]
+    bars = [each.half_width or 0.0 for each in depths]
+    top.errorbar(x, [each.mean for each in depths], yerr=bars, color=LOUD, marker="o", capsize=3)
+    for each in depths:
+        values = list(each.accuracies.values())
+        top.plot([each.depth] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
+    top.axhline(majority, color=INK, linestyle=":", linewidth=1)
+    top.set_ylabel("accuracy, %")
+    top.set_title("accuracy by seed, mean and 95 % interval; dotted: always answering the majority", fontsize=9)
+    bottom.plot(x, [each.seconds for each in depths], color=QUIET, marker="o")
+    bottom.set_ylabel("seconds of training a run", color=QUIET)
+    bottom.set_ylim(bottom=0)
+    right = bottom.twinx()
+    right.plot(x, [each.trainable / 1e6 for each in depths], color=INK, marker="s", linestyle="--")
+    right.set_ylabel("trained parameters, millions (dashed)", color=INK)
+    right.set_ylim(bottom=0)
+    bottom.set_xlabel("frozen layers")
+    bottom.set_xticks(x)
+    for axes in (top, bottom, right):
+        axes.spines["top"].set_visible(False)
+    top.spines["right"].set_visible(False)
+    _save(figure, path)

@@ -73,18 +73,22 @@ class Resume(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def make_identity(
-    arguments: RecipeArguments, model: nn.Module, splits: Sequence[Split], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """All that a run's result follows from, JSON-ready: what a resume compares."""
-    given = {
+def given_arguments(arguments: RecipeArguments) -> dict[str, Any]:
+    """The arguments that a run's result depends on, by group and name, but those that are compared by their effect."""
+    return {
         f"{group}.{field.name}": getattr(part, field.name)
         for group, part in arguments._asdict().items()
         for field in dataclasses.fields(part)
         if field.name not in FREE[group]
     }
+
+
+def make_identity(
+    arguments: RecipeArguments, model: nn.Module, splits: Sequence[Split], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """All that a run's result follows from, JSON-ready: what a resume compares."""
     identity = {
-        "arguments": given,
+        "arguments": given_arguments(arguments),
         "freezing": {name: getattr(arguments.freeze, name) for name in sorted(FREE["freeze"])},
         "trainable": [name for name, value in model.named_parameters() if value.requires_grad],
         "labels": splits[0].label_names,
