@@ -2,14 +2,16 @@
 PYTHON ?= python3
 RUN ?=
 AGAINST ?=
-DEPTHS ?=
+DEPTHS ?= 8 10 11 12
+TRIALS ?= 20
 sweep: CONFIG ?= configs/sweep.yaml
+tune: CONFIG ?= configs/tune.yaml
 KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval predict sweep cache clean-cache bench test torture lint clean
+.PHONY: help setup demo train eval predict sweep tune export cache clean-cache bench test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,7 +38,15 @@ predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's 
 	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(RUN))
 
 sweep: $(VENV)/.ready ## accuracy against the number of frozen layers, on the demo (or CONFIG=..., DEPTHS="8 10 12")
-	$(BIN)/python -m recipe.sweep $(CONFIG) $(if $(DEPTHS),--depths $(DEPTHS))
+	$(BIN)/python -m recipe.sweep $(CONFIG) --depths $(DEPTHS)
+
+tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on the demo (or CONFIG=..., TRIALS=20)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'
+	$(BIN)/python -m recipe.tune $(CONFIG) --trials $(TRIALS)
+
+export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'
+	$(BIN)/python -m recipe.export $(if $(RUN),--model_name_or_path $(RUN))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.prefix_cache list

@@ -49,7 +49,22 @@ def train(arguments: RecipeArguments) -> RunReport | None:
         return _train(arguments, request)
 
 
-def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None:
+class Prepared(NamedTuple):
+    """All that a run is made of before anything is computed or written."""
+
+    model: BertForPairwiseCLS
+    tokenizer: PreTrainedTokenizerBase
+    splits: list[Split]
+    tokenized: list["TokenizedSplit"]
+    report: RunReport
+
+
+def prepare(arguments: RecipeArguments) -> Prepared:
+    """Open data and model, freeze, and say what is trained on what.
+
+    Raises:
+        UserError: an argument or the data are not right.
+    """
     args, started = arguments.training, time.perf_counter()
     quiet_libraries()
     set_seed(args.seed)
@@ -68,10 +83,16 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         say(args, f"note: {line}")
     for split in splits:
         say(args, _describe(split))
-    identity = make_identity(arguments, model, splits, tokenizer)
-    report = RunReport(plan, identity, started)
+    report = RunReport(plan, make_identity(arguments, model, splits, tokenizer), started)
     max_length = arguments.data.max_length
     tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length)) for s in splits]
+    return Prepared(model, tokenizer, splits, tokenized, report)
+
+
+def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None:
+    args = arguments.training
+    model, tokenizer, splits, tokenized, report = prepare(arguments)
+    identity = report.identity
     with locked(Path(args.output_dir or ".")) if args.should_save else nullcontext():
         resume = from_first_rank(args, lambda: choose(arguments, identity, splits[0].rows))
         for line in resume.notes:
