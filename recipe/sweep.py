@@ -13,49 +13,21 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from scipy.stats import t as student
+from typing import Any
 
 from recipe.arguments import RecipeArguments
+from recipe.depths import format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
 from recipe.errors import UserError, exit_on_error
 from recipe.figures import draw_sweep
+from recipe.identity import given_arguments
 from recipe.loading import load_config
 from recipe.parsing import parse
 from recipe.prefix_cache import list_caches
 from recipe.reporting import RunReport
-from recipe.resuming import given_arguments
 from recipe.training import train
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
-
-
-class Depth(NamedTuple):
-    """What the seeds say of one depth; accuracies in percent."""
-
-    depth: int
-    accuracies: dict[int, float]  # by seed
-    trainable: int
-    seconds: float  # of training, the mean of the seeds
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy."""
-        return float(np.mean(list(self.accuracies.values())))
-
-    @property
-    def half_width(self) -> float | None:
-        """Half of the mean's 95 % interval over seeds (Student); None for a single seed."""
-        return half_width(list(self.accuracies.values()))
-
-
-def half_width(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of a mean (Student's t); None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], tolerance: float) -> str:
@@ -89,10 +61,11 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
             print(
                 f"{number:>3} of {total}  depth {depth:>2}  seed {seed}  accuracy {point['accuracy']:.2f}", flush=True
             )
-    summaries = summarise(record["points"], chosen, seeds)
+    points = [each for depth in chosen for seed in seeds for each in _find(record, depth, seed)]
+    summaries = summarise(points, chosen)
     told = recommend(summaries, tolerance)
     draw_sweep(summaries, record["majority"], folder / FIGURE)
-    print(f"\n{format_table(summaries, record['points'])}\n\n{told}\n\nfigure          {folder / FIGURE}")
+    print(f"\n{format_table(summaries, points)}\n\n{told}\n\nfigure          {folder / FIGURE}")
     return told
 
 
@@ -119,11 +92,6 @@ def _open_record(path: Path, base: RecipeArguments) -> dict[str, Any]:
 
 def _find(record: dict[str, Any], depth: int, seed: int) -> list[dict[str, Any]]:
     return [point for point in record["points"] if (point["depth"], point["seed"]) == (depth, seed)]
-
-
-def layers_to_freeze(depth: int) -> str:
-    """--freeze_layers for a depth."""
-    return {0: "none", 1: "0"}.get(depth, f"0-{depth - 1}")
 
 
 def _train_point(words: list[str], folder: Path, record: dict[str, Any], depth: int, seed: int) -> dict[str, Any]:
@@ -167,65 +135,6 @@ def _drop_shallower(directory: Path, made: list[str], depth: int) -> None:
     for path, _, manifest in list(list_caches(directory)):
         if path.name in made and manifest is not None and manifest["depth"] < depth:
             shutil.rmtree(path)
-
-
-def summarise(points: Sequence[dict[str, Any]], depths: Sequence[int], seeds: Sequence[int]) -> list[Depth]:
-    """The points of those depths and seeds, a depth each."""
-    summaries = []
-    for depth in depths:
-        here = [point for point in points if point["depth"] == depth and point["seed"] in seeds]
-        accuracies = {point["seed"]: point["accuracy"] for point in here}
-        seconds = float(np.mean([point["train_seconds"] for point in here]))
-        summaries.append(Depth(depth, accuracies, here[0]["trainable"], seconds))
-    return summaries
-
-
-def recommend(depths: Sequence[Depth], tolerance: float) -> str:
-    """A sentence: the deepest freeze that costs at most `tolerance` points, or that the seeds do not tell.
-
-    The cost of a depth is its mean difference from the best depth over the same seeds, with its 95 % interval.
-    """
-    best = max(depths, key=lambda each: (each.mean, each.depth))
-    costs = {each.depth: _cost(best, each) for each in depths if each.depth >= best.depth}
-    likely = max(depth for depth, (mean, _) in costs.items() if mean <= tolerance)
-    certain = max(
-        d for d, (mean, half) in costs.items() if d == best.depth or (half is not None and mean + half <= tolerance)
-    )
-    mean, half = costs[likely]
-    freeze = f"--freeze_layers {layers_to_freeze(likely)}"
-    if likely == best.depth:
-        return f"{freeze} is the best of these depths, and nothing deeper is within {tolerance:g} points of it."
-    against = f"{mean:.2f} points less than {layers_to_freeze(best.depth)}, the best"
-    if half is None:
-        return f"The seeds do not tell: with a single one {freeze} has {against}. Three or more are wanted (--seeds)."
-    span = f"95 % interval {mean - half:.2f} to {mean + half:.2f}"
-    if likely == certain:
-        return f"{freeze} is the deepest within {tolerance:g} points: it has {against} ({span})."
-    return (
-        f"The seeds do not tell: {freeze} has {against}, but the {span} goes beyond {tolerance:g}. Certain is "
-        f"--freeze_layers {layers_to_freeze(certain)}; more --seeds would tell."
-    )
-
-
-def _cost(best: Depth, other: Depth) -> tuple[float, float | None]:
-    shared = [seed for seed in best.accuracies if seed in other.accuracies]
-    losses = [best.accuracies[seed] - other.accuracies[seed] for seed in shared]
-    return float(np.mean(losses)), half_width(losses) if best is not other else 0.0
-
-
-def format_table(depths: Sequence[Depth], points: Sequence[dict[str, Any]]) -> str:
-    """A line a depth: what is trained, accuracy with its interval over seeds, and seconds of training a run."""
-    lines = [f"{'frozen':<8}{'trained':>14}{'accuracy':>10}{'+-':>7}{'seeds':>7}{'s a run':>9}"]
-    for each in depths:
-        half = "-" if each.half_width is None else f"{each.half_width:.2f}"
-        lines.append(
-            f"{layers_to_freeze(each.depth):<8}{each.trainable:>14,}{each.mean:>10.2f}{half:>7}{len(each.accuracies):>7}"
-            f"{each.seconds:>9.0f}"
-        )
-    spent = sum(point["total_seconds"] for point in points)
-    encoding = sum(point["encode_seconds"] for point in points)
-    lines.append(f"{len(points)} runs in {spent:.0f} s, {encoding:.0f} s of it encoding")
-    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """A run put together: data, model, freezing, prefix cache, Trainer, and the best model saved."""
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,27 +8,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
 from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
 from recipe.caching import CachedSplit, cache_prefix, describe_prefix, from_first_rank
-from recipe.card import write_card
-from recipe.checkpointing import STAGING, Checkpoint
+from recipe.checkpointing import Checkpoint
 from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
-from recipe.durable import locked, publish, sha256_of
+from recipe.durable import locked
 from recipe.errors import RunError, UserError
+from recipe.finishing import finish
 from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, wasteful_choices
+from recipe.identity import make_identity
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
-from recipe.metrics import score
 from recipe.modeling import BertForPairwiseCLS
-from recipe.prediction import Answers, answer_pairs
 from recipe.progress import quiet_libraries, say
-from recipe.reporting import RunReport, format_finished, format_plan, format_summary, write_results
-from recipe.resuming import REPORT, choose, make_identity, same_prefix
+from recipe.reporting import RunReport, format_finished, format_plan, format_summary
+from recipe.resuming import choose, same_prefix
 from recipe.signals import SaveAndStop, StopRequest, stop_requests
 from recipe.tokens import SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer, build_trainer
@@ -105,7 +101,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         model.unpark_prefix()
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:
             raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
-        _finish(arguments, trainer, output, report, splits[1] if len(splits) > 1 else None)
+        finish(arguments, trainer, output, report, splits[1] if len(splits) > 1 else None)
         if args.push_to_hub:
             trainer.push_to_hub()
     say(args, format_summary(report, args.output_dir))
@@ -233,47 +229,3 @@ def _check_length(args: DataArguments, positions: int) -> None:
 def _describe(split: Split) -> str:
     skipped = f"; {len(split.skipped):,} bad rows left out, the first: {split.skipped[0]}" if split.skipped else ""
     return f"{split.name}: {split.rows:,} pairs from {split.source}{skipped}"
-
-
-def _finish(
-    arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport, split: Split | None
-) -> None:
-    args, state = arguments.training, trainer.state
-    evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
-    best = [entry for entry in evaluations if entry["step"] == state.best_global_step] or evaluations[-1:]
-    report.metrics = {key: value for key, value in best[0].items() if key != "step"} if best else {}
-    report.train_seconds = output.metrics["train_runtime"]
-    report.eval_seconds = sum(entry["eval_runtime"] for entry in evaluations)
-    report.total_seconds = time.perf_counter() - report.started
-    report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
-    report.train_metrics = {**output.metrics, "epoch": state.epoch}
-    answers = answer_pairs(trainer, trainer.eval_dataset) if evaluations else None
-    if answers is not None:
-        report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
-    if args.should_save:
-        try:
-            _write(arguments, trainer, report, split, answers)
-        except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"{args.output_dir}: the model cannot be written: {error}; the checkpoints are good, and the same "
-                "command goes on from there"
-            ) from error
-
-
-def _write(
-    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, split: Split | None, answers: Answers | None
-) -> None:
-    """Put the model and its results into output_dir, each file whole, run.json last: with it the run is finished."""
-    folder = Path(arguments.training.output_dir or ".")
-    staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(staging)
-    trainer.processing_class.save_pretrained(staging)
-    report.model_sha256 = sha256_of(staging / "model.safetensors")
-    write_results(staging, arguments, report)
-    if arguments.training.model_card:
-        names = list(model.config.id2label.values())
-        write_card(staging, arguments, report, trainer.state.log_history, split, answers, names)
-    publish(staging, folder, last=("model.safetensors", REPORT))

@@ -20,9 +20,9 @@ from torch import nn
 from recipe.arguments import RecipeArguments
 from recipe.durable import locked, write_text
 from recipe.errors import UserError, exit_on_error
+from recipe.identity import given_arguments
 from recipe.parsing import parse
 from recipe.progress import say
-from recipe.resuming import given_arguments
 from recipe.training import build, prepare
 
 STUDY, BEST = "study.db", "best.yaml"
@@ -58,9 +58,8 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
         made = prepare(arguments)
         trainer = build(arguments, made.model, made.tokenizer, made.tokenized, made.report)
         trainer.model_init = _first_weights(made.model)
-        study = optuna.create_study(
-            study_name="freeze", storage=f"sqlite:///{folder / STUDY}", direction="maximize", load_if_exists=True
-        )
+        place = {"study_name": "freeze", "storage": f"sqlite:///{folder / STUDY}"}
+        study = optuna.create_study(**place, direction="maximize", load_if_exists=True)
         _same_study(study, arguments, made.report.identity)
         done = sum(trial.state.is_finished() for trial in study.trials)
         trainer.hyperparameter_search(
@@ -69,13 +68,12 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
             n_trials=max(0, trials - done),
             direction="maximize",
             backend="optuna",
-            study_name="freeze",
-            storage=f"sqlite:///{folder / STUDY}",
+            **place,
             load_if_exists=True,
             sampler=optuna.samplers.TPESampler(seed=args.seed + done),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
         )
-        study = optuna.load_study(study_name="freeze", storage=f"sqlite:///{folder / STUDY}")
+        study = optuna.load_study(**place)
         write_text(folder / BEST, best_yaml(words, study))
     pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
     say(args, f"best accuracy   {study.best_value:.4f} in trial {study.best_trial.number} of {len(study.trials)}")

@@ -33,6 +33,9 @@ def make_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     return rows
 
 
+torch.set_num_threads(1)  # the tests share the cores between them; threads of tiny operations would only wait
+
+
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

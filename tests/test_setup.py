@@ -21,3 +21,28 @@ def test_torch_is_pinned_to_what_finds_a_cpu_wheel():
 def test_every_target_of_the_readme_is_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) - {"and"} <= targets
+
+
+def bash_commands(name):
+    """The commands of a README, without what is said of them."""
+    blocks = re.findall(r"```(?:bash|console)\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line).removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("python", "make", "accelerate"))]
+
+
+def test_the_chinese_readme_has_the_same_commands():
+    without_mirror = [line for line in bash_commands("README.zh-CN.md") if not line.startswith("HF_ENDPOINT")]
+    assert without_mirror == bash_commands("README.md")
+
+
+def test_every_flag_and_module_of_the_readmes_exists():
+    from recipe.parsing import build_parser
+
+    flags = set(build_parser()._option_string_actions) | {"--trials", "--depths", "--seeds"}
+    for name in ("README.md", "README.zh-CN.md"):
+        text = (ROOT / name).read_text()
+        assert set(re.findall(r"(?<![\w-])--[a-z_]+", text)) <= flags
+        for module in re.findall(r"python -m (recipe\.\w+)", text):
+            assert (ROOT / (module.replace(".", "/") + ".py")).exists()
+    rooms = {path.stem for path in (ROOT / "recipe").glob("*.py")} - {"__init__"}
+    assert rooms <= set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))

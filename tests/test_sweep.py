@@ -3,9 +3,10 @@ import json
 import pytest
 
 from recipe import sweep as sweep_module
+from recipe.depths import Depth, half_width, layers_to_freeze, recommend
 from recipe.errors import UserError
 from recipe.prefix_cache import list_caches
-from recipe.sweep import Depth, half_width, layers_to_freeze, recommend, sweep
+from recipe.sweep import sweep
 
 
 @pytest.fixture

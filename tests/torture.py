@@ -22,8 +22,8 @@ WORDS = [
 ]
 
 
-def start(folder):
-    flags = [f"--output_dir={folder / 'run'}", f"--prefix_cache_dir={folder / 'cache'}"]
+def start(folder, more):
+    flags = [f"--output_dir={folder / 'run'}", f"--prefix_cache_dir={folder / 'cache'}", *more]
     command = [sys.executable, "run_freeze.py", *WORDS, *flags]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -32,12 +32,12 @@ def weights(folder):
     return hashlib.sha256((folder / "run" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def one_round(folder, expected, rng, seconds, most):
+def one_round(folder, more, expected, rng, seconds, most):
     """Kill until the command gets through or `most` kills are spent: (kills, what went wrong or an empty string)."""
     shutil.rmtree(folder, ignore_errors=True)
     kills = 0
     while True:
-        process = start(folder)
+        process = start(folder, more)
         if kills < most:
             try:
                 process.wait(rng.uniform(0.3, 1.0) * seconds)
@@ -52,18 +52,18 @@ def one_round(folder, expected, rng, seconds, most):
         return kills, "" if weights(folder) == expected else "another model than the uninterrupted run's"
 
 
-def main(wanted):
-    """Kill `wanted` times; the status is 1 where anything failed."""
+def main(wanted, *more):
+    """Kill `wanted` times, with `more` flags than WORDS; the status is 1 where anything failed."""
     rng, passed, failed = random.Random(0), 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         began = time.perf_counter()
-        start(folder / "whole").communicate()
+        start(folder / "whole", more).communicate()
         seconds = time.perf_counter() - began
         expected = weights(folder / "whole")
         print(f"uninterrupted: {seconds:.0f} s, sha256 {expected[:16]}", flush=True)
         while passed + failed < wanted:
-            kills, wrong = one_round(folder / "killed", expected, rng, seconds, wanted - passed - failed)
+            kills, wrong = one_round(folder / "killed", more, expected, rng, seconds, wanted - passed - failed)
             passed, failed = (passed, failed + kills) if wrong else (passed + kills, failed)
             print(f"{kills} kills in a round: {wrong or 'the same model'}; {passed + failed} of {wanted}", flush=True)
     print(f"{passed} passed, {failed} failed")
@@ -71,4 +71,4 @@ def main(wanted):
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))
