@@ -3,7 +3,7 @@ import torch
 
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.errors import UserError
-from recipe.freezing import freeze, frozen_fingerprint, make_plan, parse_layers, prefix_depth, wasteful_choices
+from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, prefix_depth, wasteful_choices
 from recipe.loading import load_config, load_model
 
 
@@ -125,13 +125,13 @@ def test_plan_counts_every_parameter(model):
 
 def test_fingerprint_sees_one_bit(model):
     freeze(model, FreezeArguments(freeze_layers="0-1"))
-    before = frozen_fingerprint(model)
+    before = fingerprint(model, trained=False)
     weight = model.bert.encoder.layer[1].output.dense.weight
     with torch.no_grad():
         model.classifier.weight.add_(1)
-        assert frozen_fingerprint(model) == before
+        assert fingerprint(model, trained=False) == before
         weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
-    assert frozen_fingerprint(model) != before
+    assert fingerprint(model, trained=False) != before
 
 
 @pytest.mark.parametrize(

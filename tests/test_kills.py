@@ -8,20 +8,20 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_run_killed_at_file_operations_carries_on_to_the_same_bytes():
-    """Every sixteenth of the operations that `python -m tests.kill_points` kills at."""
-    command = [sys.executable, "-m", "tests.kill_points", "16"]
+    """Every twenty-fifth of the operations that `python -m tests.kill_points` kills at."""
+    command = [sys.executable, "-m", "tests.kill_points", "25"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["operations"] > 80  # the hook sees what a run does
-    assert told["kills"] >= 5
+    assert told["kills"] >= 3
     assert told["wrong"] == []
 
 
 def test_the_real_command_killed_at_a_random_time_carries_on():
-    """Two kills as `make torture` makes them, of a shorter run."""
-    command = [sys.executable, "-m", "tests.torture", "2", "--max_train_samples=320", "--max_eval_samples=50"]
+    """A kill as `make torture` makes it, of a shorter run."""
+    command = [sys.executable, "-m", "tests.torture", "1", "--max_train_samples=320", "--max_eval_samples=50"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "2 passed, 0 failed", done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "1 passed, 0 failed", done.stdout + done.stderr

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from recipe import prefix_cache
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.cache_key import make_key
 from recipe.data import iterate_batches, open_split, tokenize
@@ -247,11 +248,11 @@ def test_training_from_the_cache_equals_training_without(arguments, tmp_path):
             torch.testing.assert_close(value, weights[1][name], rtol=0, atol=1e-5)
 
 
-def test_the_next_run_finds_it(arguments, capsys):
+def test_the_next_run_finds_it(arguments, tmp_path, capsys):
     words = ("--num_train_epochs=2",)
     train(arguments(*words))
     assert capsys.readouterr().out.count("encoded in") == 2
-    train(arguments(*words, "--seed=7", "--learning_rate=1e-3"))
+    train(arguments(*words, "--seed=7", "--learning_rate=1e-3", f"--output_dir={tmp_path / 'next'}"))
     out = capsys.readouterr().out
     assert out.count("found") == 2
     assert "encoded in" not in out
@@ -301,18 +302,18 @@ def test_checkpoints_hold_what_is_trained(arguments, tmp_path):
     assert not (checkpoint / "config.json").exists()
 
 
-def test_the_command_lists_and_prunes(encoded, tmp_path):
+def test_the_command_lists_and_prunes(encoded, tmp_path, monkeypatch, capsys):
     encoded()
-    command = [sys.executable, "-m", "recipe.prefix_cache"]
-    options = ["--prefix_cache_dir", str(tmp_path / "cache")]
-    listed = subprocess.run([*command, "list", *options], capture_output=True, text=True, cwd=ROOT).stdout
-    assert "depth 2, float32, train" in listed
-    kept = subprocess.run(
-        [*command, "prune", *options, "--older_than_days", "1"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert "freed 0 MB" in kept.stdout
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["prefix_cache", *words, "--prefix_cache_dir", str(tmp_path / "cache")])
+        prefix_cache.main()
+        return capsys.readouterr().out
+
+    assert "depth 2, float32, train" in command("list")
+    assert "freed 0 MB" in command("prune", "--older_than_days", "1")
     assert len(list(list_caches(tmp_path / "cache"))) == 1
-    subprocess.run([*command, "prune", *options], check=True, capture_output=True, cwd=ROOT)
+    command("prune")
     assert list(list_caches(tmp_path / "cache")) == []
 
 

@@ -1,7 +1,5 @@
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,23 +8,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from recipe.checkpointing import open_checkpoint
 from recipe.errors import UserError
 from recipe.training import train
-from recipe.whole_model import rebuild
+from recipe.whole_model import main, rebuild
 from tests.kill_points import outcome
 
-ROOT = Path(__file__).parents[1]
 
-
-def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path):
+def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path, monkeypatch):
     train(arguments("--num_train_epochs=2", "--load_best_model_at_end=false"))
     run = tmp_path / "run"
     last = open_checkpoint(run / "checkpoint-18")
     rebuild(last, tmp_path / "last" / "run")
     assert outcome(tmp_path / "last")[0] == outcome(tmp_path)[0]  # the same bytes
-    words = [run / "checkpoint-9", tmp_path / "first"]
-    done = subprocess.run(
-        [sys.executable, "-m", "recipe.whole_model", *map(str, words)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["whole_model", str(run / "checkpoint-9"), str(tmp_path / "first")])
+    main()
     first, final = (
         AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
         for folder in (tmp_path / "first", run)
