@@ -117,8 +117,10 @@ class FreezeTrainer(Trainer):
                 trainable = [name for name, value in self.model.named_parameters() if value.requires_grad]
                 seal(folder, {"step": self.state.global_step, "trainable": trainable, **self.run})
         except (OSError, RuntimeError, SafetensorError) as error:
+            free = shutil.disk_usage(folder.parent).free / 1e6
             shutil.rmtree(folder, ignore_errors=True)
-            raise RunError(f"{folder}: cannot be written: {error}; the older checkpoints are as they were") from error
+            reason = f"{' '.join(str(error).split())} ({free:,.1f} MB free on its disk)"
+            raise RunError(f"{folder}: cannot be written: {reason}; the older checkpoints are as they were") from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:

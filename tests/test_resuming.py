@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from recipe.checkpointing import checkpoint_folders
 from recipe.errors import UserError
+from recipe.parsing import parse
+from recipe.prediction import PREDICTIONS, predict
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
 from tests.kill_points import outcome
@@ -67,7 +69,10 @@ def test_the_same_command_twice_gives_the_same_bytes(arguments, tmp_path):
                 f"--prefix_cache_dir={tmp_path / name / 'cache'}",
             )
         )
+        predict(parse(["--do_predict", f"--model_name_or_path={tmp_path / name / 'run'}", "--use_cpu"]))
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    one, two = ((tmp_path / name / "run" / PREDICTIONS).read_bytes() for name in ("one", "two"))
+    assert one == two
 
 
 @pytest.fixture(scope="module")
