@@ -120,6 +120,7 @@ def predict(arguments: RecipeArguments) -> None:
         write_submission(folder / SUBMISSION, [split.label_names[label] for label in answers.logits.argmax(-1)])
         check_submission(folder / SUBMISSION, split.rows, split.label_names)
         say(args, f"submission      {folder / SUBMISSION}: {split.rows:,} lines (count, order and form checked)")
+    say(args, f"next            make export RUN={arguments.model.model_name_or_path}")
 
 
 STANDARD_INPUT = "standard-input.jsonl"

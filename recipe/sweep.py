@@ -66,6 +66,7 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
     told = recommend(summaries, tolerance)
     draw_sweep(summaries, record["majority"], folder / FIGURE)
     print(f"\n{format_table(summaries, points)}\n\n{told}\n\nfigure          {folder / FIGURE}")
+    print("next            make tune, for the depth that you choose (--freeze_layers in configs/tune.yaml)")
     return told
 
 
