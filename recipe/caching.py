@@ -12,7 +12,7 @@ from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_key import CacheKey, make_key
 from recipe.data import Examples, iterate_batches
 from recipe.encoding import encode, faster_dtype
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import PrefixCache, open_cache, size_in_bytes
 from recipe.progress import say
@@ -59,6 +59,7 @@ def cache_prefix(
 
     Raises:
         UserError: --prefix_cache on, and it cannot be.
+        RunError: the disk became full meanwhile.
     """
     args = arguments.training
     reason = _why_not(model, arguments, before)
@@ -162,7 +163,12 @@ def _open_or_encode(
 ) -> PrefixCache:
     cache = open_cache(directory, key, tokens)
     if any(_from_all_ranks(args, cache is None)) or cache is None:
-        return encode(model, tokens, key, directory, source, args)
+        try:
+            return encode(model, tokens, key, directory, source, args)
+        except OSError as error:  # the room that was there before has gone to something else
+            raise RunError(
+                f"--prefix_cache_dir {directory}: {error.strerror or error}; --prefix_cache off trains without"
+            ) from error
     size, saved = cache.manifest["bytes"] / GIGABYTE, cache.manifest["seconds"]
     say(args, f"prefix cache: {source} found, {size:.2f} GB; it saves {saved:.0f} s of encoding")
     return cache

@@ -15,7 +15,7 @@ from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.cache_key import make_key
 from recipe.data import iterate_batches, open_split, tokenize
 from recipe.encoding import encode, equal_length_batches
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.freezing import freeze
 from recipe.loading import load_config, load_model
 from recipe.prefix_cache import list_caches, open_cache, prune, rows_per_pair
@@ -324,3 +324,14 @@ def test_manifest_says_what_it_is(encoded, tmp_path):
     assert manifest["pairs"] == 70
     assert manifest["tokens"] == int(tokens.offsets[-1])
     assert manifest["bytes"] == manifest["tokens"] * 32 * 4
+
+
+def test_a_disk_that_fills_meanwhile_is_said_in_one_line(arguments, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RunError, match=r"--prefix_cache_dir .*: No space left on device; --prefix_cache off trains"):
+        train(arguments("--prefix_cache=on"))
+    assert not any((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "run").exists()
