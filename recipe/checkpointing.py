@@ -6,6 +6,7 @@ names of the trained parameters in the optimizer's order, and the identity of th
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -150,6 +151,15 @@ def with_best(folder: Path) -> Checkpoint:
     if best and best != checkpoint.step and checkpoint.state().get("best_model_checkpoint"):
         open_checkpoint(beside if beside.is_dir() else Path(checkpoint.state()["best_model_checkpoint"]))
     return checkpoint
+
+
+OURS = re.compile(r"(trainable\.safetensors|(optimizer|scheduler|scaler)\.pt|rng_state.*\.pth|.*\.json|\..*\.partial)")
+
+
+def strangers(output_dir: Path) -> list[Path]:
+    """Files in unsealed checkpoint folders that no run of this recipe writes: another program's, not to be removed."""
+    torn = [folder for folder in checkpoint_folders(output_dir) if not (folder / MANIFEST).is_file()]
+    return [path for folder in torn for path in folder.rglob("*") if path.is_file() and not OURS.fullmatch(path.name)]
 
 
 def clean(output_dir: Path, step: int) -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.arguments import RecipeArguments
-from recipe.checkpointing import Checkpoint, Damaged, checkpoint_folders, clean, newest_good, rotate, with_best
+from recipe.checkpointing import (
+    Checkpoint,
+    Damaged,
+    checkpoint_folders,
+    clean,
+    newest_good,
+    rotate,
+    strangers,
+    with_best,
+)
 from recipe.durable import sha256_of
 from recipe.errors import UserError
 from recipe.identity import WAY_OUT, compare
@@ -34,6 +43,9 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     """
     args = arguments.training
     folder = Path(args.output_dir or ".")
+    foreign = strangers(folder)
+    if foreign:
+        raise UserError(f"--output_dir {folder}: {foreign[0]} is another program's; name another --output_dir")
     if args.resume == "never":
         clean(folder, -1)
         return Resume()

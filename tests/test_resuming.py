@@ -264,3 +264,14 @@ def test_a_path_from_elsewhere_needs_a_folder_without_checkpoints(arguments, tmp
     train(arguments(f"--output_dir={tmp_path / 'two'}"))
     with pytest.raises(UserError, match="has checkpoints of its own"):
         train(arguments(f"--output_dir={tmp_path / 'two'}", f"--resume={tmp_path / 'one' / 'checkpoint-9'}"))
+
+
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_another_programs_checkpoints_are_left_alone(arguments, tmp_path, resume):
+    stock = tmp_path / "run" / "checkpoint-5"
+    stock.mkdir(parents=True)
+    (stock / "model.safetensors").write_bytes(b"someone's")
+    (stock / "optimizer.pt").touch()
+    with pytest.raises(UserError, match=r"checkpoint-5/model.safetensors is another program's; name another --output"):
+        train(arguments(f"--resume={resume}"))
+    assert (stock / "model.safetensors").read_bytes() == b"someone's"
