@@ -85,7 +85,7 @@ def test_the_command_ends_with_143_and_one_line(tmp_path, tiny_model, pairs_dir)
     words |= {"eval_strategy": "no"}
     command = [sys.executable, "run_freeze.py", *(f"--{name}={value}" for name, value in words.items())]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not checkpoint_folders(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.05)
     with pytest.raises(UserError, match="another run writes there"), locked(tmp_path / "run"):
