@@ -94,12 +94,12 @@ def _head(arguments: RecipeArguments, report: RunReport) -> str:
     )
     if report.metrics:
         told = {key.removeprefix("eval_"): value for key, value in report.metrics.items()}
-        beats = told["accuracy_low"] > told["majority_baseline"]
+        beats = told["accuracy"] > told["majority_baseline"] and told["majority_p_value"] < 0.05
         lines.append(
             f"On the validation split it is right in **{told['accuracy']:.1%}** of pairs (95 % interval "
             f"{told['accuracy_low']:.1%} to {told['accuracy_high']:.1%}); always answering the majority label is right "
-            f"in {told['majority_baseline']:.1%}."
-            + ("" if beats else " **It is not shown to beat that**: the interval holds it.")
+            f"in {told['majority_baseline']:.1%} (McNemar's test on the same pairs, p {told['majority_p_value']:.2g})."
+            + ("" if beats else " **It is not shown to beat that.**")
         )
     lines += ["", "```python", "from transformers import pipeline", ""]
     lines.append(f'classify = pipeline("text-classification", "{_name(arguments)}", trust_remote_code=True)')

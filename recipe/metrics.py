@@ -51,8 +51,9 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All that is said of a model's answers, JSON-ready.
 
-    accuracy with its 95 % interval (Wilson), majority_baseline, loss, f1, mcc, roc_auc, average_precision, ece and
-    confusion_matrix (rows are the true labels). With two labels f1 and average_precision are of label 1, and
+    accuracy with its 95 % interval (Wilson), majority_baseline and majority_p_value (McNemar's test against always
+    answering the most frequent label), loss, f1, mcc, roc_auc, average_precision, ece and confusion_matrix (rows are
+    the true labels). With two labels f1 and average_precision are of label 1, and
     best_threshold is what probability of label 1 to ask for so that accuracy on these very pairs is highest; with more
     they are means over labels. roc_auc and average_precision are None where a label does not occur.
 
@@ -66,6 +67,7 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     low, high = accuracy_interval(int(right.sum()), len(right))
     scores: dict[str, Any] = {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
     scores |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
+    scores["majority_p_value"] = mcnemar(right, labels == np.bincount(labels).argmax())["p_value"]
     binary = logits.shape[1] == 2
     scores["f1"] = float(f1_score(labels, predictions, average="binary" if binary else "macro", zero_division=0))
     scores["mcc"] = float(matthews_corrcoef(labels, predictions))

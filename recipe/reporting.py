@@ -111,8 +111,8 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
 def _verdict(told: dict[str, Any]) -> str:
     if told["accuracy"] <= told["majority_baseline"]:
         return "  the model does NOT beat it"
-    shown = told["accuracy_low"] > told["majority_baseline"]
-    return "" if shown else "  not shown to beat it: the interval holds the majority's accuracy"
+    test = f"  (McNemar p = {told['majority_p_value']:.3g} on the same pairs)"
+    return test if told["majority_p_value"] < 0.05 else f"{test}: the model is not shown to beat it"
 
 
 def _threshold_row(told: dict[str, Any]) -> list[tuple[str, str]]:

@@ -101,3 +101,11 @@ def test_mcnemar_counts_who_alone_was_right():
         "p_value": pytest.approx(0.011719, abs=1e-6),
     }
     assert mcnemar(first, first)["p_value"] == 1.0
+
+
+def test_a_model_is_tested_against_the_majority_on_the_same_pairs():
+    labels = np.array([0] * 70 + [1] * 30)
+    answers = np.concatenate([np.zeros(65), np.ones(5), np.ones(20), np.zeros(10)]).astype(int)  # 20 won, 5 lost
+    scores = score(np.eye(2)[answers], labels)
+    assert scores["majority_p_value"] == pytest.approx(0.004077, abs=1e-6)
+    assert score(np.eye(2)[np.zeros(100, dtype=int)], labels)["majority_p_value"] == 1.0
