@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
-from scipy.special import softmax
 
 from recipe.arguments import DEFAULT_MODEL, RecipeArguments
 from recipe.data import Split, iterate
@@ -38,7 +37,7 @@ def write_card(
     draw_learning_curve(log_history, folder / FIGURES[0])
     parts = [_metadata(arguments, report), _head(arguments, report), _training(arguments, report)]
     if split is not None and answers is not None:
-        probabilities = softmax(answers.logits.astype(np.float64), axis=-1)
+        probabilities = answers.probabilities
         draw_confusion(report.metrics["eval_confusion_matrix"], names, folder / FIGURES[1])
         draw_reliability(probabilities, answers.labels, report.metrics["eval_ece"], folder / FIGURES[2])
         parts += [_scores(report, split), _mistakes(split, probabilities, answers, names)]

@@ -146,10 +146,11 @@ def with_best(folder: Path) -> Checkpoint:
         Damaged: one of them is not good.
     """
     checkpoint = open_checkpoint(folder)
-    best = checkpoint.state().get("best_global_step")
+    state = checkpoint.state()
+    best, recorded = state.get("best_global_step"), state.get("best_model_checkpoint")
     beside = folder.parent / f"checkpoint-{best}"
-    if best and best != checkpoint.step and checkpoint.state().get("best_model_checkpoint"):
-        open_checkpoint(beside if beside.is_dir() else Path(checkpoint.state()["best_model_checkpoint"]))
+    if best and best != checkpoint.step and recorded:
+        open_checkpoint(beside if beside.is_dir() else Path(recorded))
     return checkpoint
 
 

@@ -4,9 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.special import softmax
-
 from recipe.arguments import RecipeArguments
 from recipe.data import Split, require_split
 from recipe.durable import write_json
@@ -60,8 +57,7 @@ def _at_chosen_threshold(folder: Path, answers: Answers) -> dict[str, Any]:
         threshold = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["eval_best_threshold"]
     except (OSError, ValueError, KeyError):
         return {}
-    probabilities = softmax(answers.logits.astype(np.float64), axis=-1)[:, 1]
-    at = accuracy_at(threshold, probabilities, answers.labels)
+    at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)
     return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}
 
 

@@ -40,6 +40,11 @@ class Answers(NamedTuple):
         """Which answers are the label, (examples,)."""
         return self.logits.argmax(-1) == self.labels
 
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of each label, (examples, labels), in float64."""
+        return softmax(self.logits.astype(np.float64), axis=-1)
+
 
 def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase]:
     """A model that this recipe saved, with its tokenizer.
@@ -145,8 +150,7 @@ def _standard_input(arguments: RecipeArguments) -> Iterator[RecipeArguments]:
 
 def prediction_lines(split: Split, answers: Answers, names: Sequence[str]) -> Iterator[str]:
     """One line of JSON a pair: sentence1, sentence2, label (null without one), prediction and its probability."""
-    probabilities = softmax(answers.logits.astype(np.float64), axis=-1)
-    for pair, label, chances in zip(iterate(split.pairs), answers.labels, probabilities, strict=True):
+    for pair, label, chances in zip(iterate(split.pairs), answers.labels, answers.probabilities, strict=True):
         line: dict[str, Any] = {key: pair[key] for key in ("sentence1", "sentence2")}
         line["label"] = None if label == UNLABELLED else names[label]
         line["prediction"] = names[chances.argmax()]

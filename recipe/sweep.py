@@ -24,7 +24,6 @@ from recipe.identity import given_arguments
 from recipe.loading import load_config
 from recipe.parsing import parse
 from recipe.prefix_cache import list_caches
-from recipe.reporting import RunReport
 from recipe.training import train
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
@@ -103,9 +102,9 @@ def _train_point(words: list[str], folder: Path, record: dict[str, Any], depth: 
     caches = Path(arguments.cache.prefix_cache_dir)
     before = {path.name for path, _, _ in list_caches(caches)}
     with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        report = train(arguments)
+        train(arguments)
     record["caches"] += [path.name for path, _, _ in list_caches(caches) if path.name not in before]
-    result = _result(place, report)
+    result = _result(place)
     data = result.pop("data")
     if record["data"] not in (None, data):
         raise UserError(f"{folder / RESULTS}: was begun with other data; name another --output_dir")
@@ -114,8 +113,8 @@ def _train_point(words: list[str], folder: Path, record: dict[str, Any], depth: 
     return {"depth": depth, "seed": seed, **result}
 
 
-def _result(place: Path, report: RunReport | None) -> dict[str, Any]:
-    """What a finished run left behind; `report` is None where it had been finished before a kill."""
+def _result(place: Path) -> dict[str, Any]:
+    """What a finished run left behind, be it finished now or before a kill."""
     run = json.loads((place / "run.json").read_text(encoding="utf-8"))
     scores = json.loads((place / "all_results.json").read_text(encoding="utf-8"))
     if "eval_accuracy" not in scores:

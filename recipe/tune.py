@@ -79,10 +79,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     say(args, f"best accuracy   {study.best_value:.4f} in trial {study.best_trial.number} of {len(study.trials)}")
     say(args, f"pruned          {pruned}")
     say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in study.best_params.items())}")
-    say(
-        args,
-        "note            validation was searched on, so this accuracy flatters the settings",
-    )
+    say(args, "note            validation was searched on, so this accuracy flatters the settings")
     say(args, f"next            python run_freeze.py {folder / BEST}")
     return study.best_params
 
