@@ -49,10 +49,10 @@ export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outp
 	$(BIN)/python -m recipe.export $(if $(RUN),--model_name_or_path $(RUN))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
-	$(BIN)/python -m recipe.prefix_cache list
+	$(BIN)/python -m recipe.caches list
 
 clean-cache: $(VENV)/.ready ## remove them
-	$(BIN)/python -m recipe.prefix_cache prune
+	$(BIN)/python -m recipe.caches prune
 
 bench: $(VENV)/.ready ## the recipe beside its peers: table, chart, benchmarks/results.json (ten minutes on two cores)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'

@@ -1,37 +1,59 @@
-"""Whether a run trains from the prefix cache, and the cached splits that it then reads instead of tokens."""
+"""Whether a run trains from the prefix cache, how much of its data, and the splits that it then reads."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from recipe.arguments import FreezeTrainingArguments, RecipeArguments
+from recipe.arguments import RecipeArguments
 from recipe.cache_key import CacheKey, make_key
-from recipe.data import Examples, iterate_batches
+from recipe.data import Examples
 from recipe.encoding import encode, faster_dtype
 from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
+from recipe.paying import why_not_partly
 from recipe.prefix_cache import PrefixCache, open_cache, size_in_bytes
 from recipe.progress import say
-from recipe.tokens import Example, SortedPairs, Tokens, read_tokens
+from recipe.ranks import Share, first_on_machine, from_all_ranks, from_first_rank
+from recipe.token_store import store_tokens
+from recipe.tokens import Example, SortedPairs, Tokens
 
 GIGABYTE = 1e9
-T = TypeVar("T")
+
+
+class TokenizedSplit(NamedTuple):
+    """A split's tokenised examples, how many there are, and what they are for messages."""
+
+    source: str
+    rows: int
+    examples: Examples
+    shards: int = 1  # into how many parts the examples can be divided
 
 
 class CachedSplit(NamedTuple):
-    """A split whose pairs are looked up in a prefix cache."""
+    """A split whose first pairs are looked up in a prefix cache, and the others, where it has more, in its tokens."""
 
     cache: PrefixCache
-    lengths: Tensor
-    labels: Tensor
+    tokens: Tokens
+    lengths: Tensor  # int32, (pairs,)
+
+    @property
+    def kept(self) -> int:
+        """How many pairs are in the cache."""
+        return self.cache.manifest["pairs"]
 
     def example(self, index: int) -> Example:
         """One pair, for `collate` to gather."""
-        return {"cache": self.cache, "index": index, "labels": int(self.labels[index])}
+        if index >= self.kept:
+            return self.tokens.example(index)
+        return {"cache": self.cache, "index": index, "labels": int(self.tokens.labels[index])}
+
+    def length(self, example: Example) -> int:
+        """Tokens of a pair that `example` gave."""
+        return int(self.lengths[example["index"]]) if "cache" in example else len(example["input_ids"])
 
     def take(self, indices: list[int]) -> list[Example]:
         """Some pairs."""
@@ -47,39 +69,39 @@ class CachedSplit(NamedTuple):
 
 def cache_prefix(
     model: BertForPairwiseCLS,
-    splits: Sequence[tuple[str, int, Examples]],
+    splits: Sequence[TokenizedSplit],
     arguments: RecipeArguments,
     before: str | None = None,
 ) -> list[CachedSplit] | None:
     """The splits' prefix caches, found or made; None where the run is to train without, which is said with the reason.
 
     Args:
-        splits: source, number of pairs and tokenised examples of each split.
         before: `describe_prefix` of the run that this one goes on from.
 
     Raises:
         UserError: --prefix_cache on, and it cannot be.
         RunError: the disk became full meanwhile.
     """
-    args = arguments.training
+    args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
     reason = _why_not(model, arguments, before)
     tokens: list[Tokens] = []
     if reason is None:
-        tokens, reason = _read(model, splits, arguments)
+        try:
+            tokens = [store_tokens(split.examples, split.shards, directory, args) for split in splits]
+        except OSError as error:
+            reason = f"--prefix_cache_dir {directory}: {error.strerror or error}"
     if reason is None:
-        keys = _keys(model, tokens, arguments, before)
-        reason = _no_room(tokens, keys, arguments)
-    reason = from_first_rank(args, lambda: reason)
+        heads = _what_fits(model, tokens, arguments)
+        keys = _choose_keys(model, heads, arguments, before)
+        reason = _why_not_these(model, tokens, heads, keys, arguments, before)
     if reason is not None:
         if arguments.cache.prefix_cache == "on":
             raise UserError(f"--prefix_cache on: {reason}")
         say(args, f"prefix cache: off, {reason}")
         return None
-    directory = Path(arguments.cache.prefix_cache_dir)
     cached = []
-    for (source, _, _), held, key in zip(splits, tokens, keys, strict=True):
-        cache = _open_or_encode(model, held, key, directory, source, args)
-        cached.append(CachedSplit(cache, held.lengths, held.labels))
+    for split, held, head, key in zip(splits, tokens, heads, keys, strict=True):
+        cached.append(CachedSplit(_open_or_encode(model, head, key, split.source, arguments), held, held.lengths.int()))
     return cached
 
 
@@ -99,84 +121,99 @@ def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str 
     return None
 
 
-def _read(
-    model: BertForPairwiseCLS, splits: Sequence[tuple[str, int, Examples]], arguments: RecipeArguments
-) -> tuple[list[Tokens], str | None]:
-    """The tokens of all splits, read only as far as the cache of them could be kept."""
-    whole = model.prefix_depth == model.config.num_hidden_layers
+def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments) -> list[Tokens]:
+    """The first pairs of each split, as many as --prefix_cache_max_gb has room for.
+
+    The last split, which every evaluation reads whole, comes first.
+    """
     each = model.config.hidden_size * getattr(torch, arguments.cache.prefix_cache_dtype).itemsize
-    most = float("inf") if whole else arguments.cache.prefix_cache_max_gb * GIGABYTE / each
-    read: list[Tokens] = []
-    for _, _, examples in splits:
-        tokens = read_tokens(iterate_batches(examples), most - sum(int(held.offsets[-1]) for held in read))
-        if tokens is None:
-            return [], f"it would take more than --prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
-        read.append(tokens)
-    return read, None
+    whole = model.prefix_depth == model.config.num_hidden_layers
+    room = int(arguments.cache.prefix_cache_max_gb * GIGABYTE) // each
+    heads: list[Tokens] = []
+    for held in reversed(tokens):
+        ends = torch.arange(len(held.labels) + 1) if whole else held.offsets
+        count = int((ends <= room).sum()) - 1
+        room -= int(ends[count])
+        heads.insert(0, held.head(count))
+    return heads
 
 
-def _keys(
-    model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments, before: str | None
+def _choose_keys(
+    model: BertForPairwiseCLS, heads: list[Tokens], arguments: RecipeArguments, before: str | None
 ) -> list[CacheKey]:
-    """The splits' keys; where the computing type is free, that of a cache already there, else the faster one."""
+    """Their keys; where the computing type is free, that of a cache already there, else the faster one."""
     cache, args = arguments.cache, arguments.training
-    choices = [cache.prefix_compute_dtype]
-    if choices == ["auto"] and before is not None:
-        choices = [name for name in ("bfloat16", "float32") if before.endswith(f"computed in {name}")] or choices
-    if choices == ["auto"]:
-        choices = ["float32"] if cache.prefix_cache_dtype == "float32" else ["bfloat16", "float32"]
-    hashed = [make_key(model, held, cache.prefix_cache_dtype, choices[0]) for held in tokens]
-    for choice in choices:
-        keys = [key._replace(compute_dtype=choice) for key in hashed]
-        if len(choices) == 1 or open_cache(Path(cache.prefix_cache_dir), keys[0], tokens[0]):
-            return keys
-    faster = from_first_rank(args, lambda: faster_dtype(model, args.device))
-    return [key._replace(compute_dtype=faster) for key in keys]
+    names = ["float32"] if cache.prefix_cache_dtype == "float32" else ["bfloat16", "float32"]
+    if cache.prefix_compute_dtype != "auto":
+        names = [cache.prefix_compute_dtype]
+    elif before is not None:
+        names = [name for name in names if f"computed in {name}" in before] or names
+    first = make_key(model, heads[0], cache.prefix_cache_dtype, names[0])
+
+    def choose() -> str:
+        """On the first rank: other disks may hold other caches."""
+        for name in names:
+            if len(names) == 1 or open_cache(
+                Path(cache.prefix_cache_dir), first._replace(compute_dtype=name), heads[0]
+            ):
+                return name
+        return faster_dtype(model, args.device)
+
+    chosen = from_first_rank(args, choose)
+    return [first._replace(tokens=head.sha256(), compute_dtype=chosen) for head in heads]
 
 
-def _no_room(tokens: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments) -> str | None:
-    directory = Path(arguments.cache.prefix_cache_dir)
-    sizes = {key.name: size_in_bytes(held, key) for held, key in zip(tokens, keys, strict=True)}
+def _why_not_these(
+    model: BertForPairwiseCLS,
+    tokens: list[Tokens],
+    heads: list[Tokens],
+    keys: list[CacheKey],
+    arguments: RecipeArguments,
+    before: str | None,
+) -> str | None:
+    """The reason why there is no keeping `heads`, the same on all ranks."""
+    args = arguments.training
+    kept, pairs = (sum(len(each.labels) for each in group) for group in (heads, tokens))
+    reason = _no_room(heads, keys, arguments)
+    if reason is None and kept < pairs and before is None:
+        told = f"{kept:,} of {pairs:,} pairs"
+        reason = from_first_rank(args, lambda: why_not_partly(model, heads[0], keys[0], arguments, told))
+    return next(filter(None, from_all_ranks(args, reason)), None)  # one machine's disk may be smaller than another's
+
+
+def _no_room(heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments) -> str | None:
+    directory, limit = Path(arguments.cache.prefix_cache_dir), arguments.cache.prefix_cache_max_gb
+    if not len(heads[0].labels):
+        return f"--prefix_cache_max_gb {limit:g} has no room for a single pair of the training split"
     missing = sum(
-        sizes[key.name] for held, key in zip(tokens, keys, strict=True) if not open_cache(directory, key, held)
+        size_in_bytes(head, key) for head, key in zip(heads, keys, strict=True) if not open_cache(directory, key, head)
     )
-    limit = arguments.cache.prefix_cache_max_gb
-    if sum(sizes.values()) > limit * GIGABYTE:
-        return f"it would take {sum(sizes.values()) / GIGABYTE:.2f} GB, and --prefix_cache_max_gb is {limit:g}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(directory).free
-    except OSError as error:
-        return f"--prefix_cache_dir {directory}: {error.strerror}"
+    free = shutil.disk_usage(directory).free
     if missing > free:
         return f"it would take {missing / GIGABYTE:.2f} GB, and {directory} has {free / GIGABYTE:.2f} GB free"
     return None
 
 
 def _open_or_encode(
-    model: BertForPairwiseCLS,
-    tokens: Tokens,
-    key: CacheKey,
-    directory: Path,
-    source: str,
-    args: FreezeTrainingArguments,
+    model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, source: str, arguments: RecipeArguments
 ) -> PrefixCache:
+    """The cache of `key`; a machine that has it waits for those that do not. Collective."""
+    args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
     cache = open_cache(directory, key, tokens)
-    if any(_from_all_ranks(args, cache is None)) or cache is None:
+    found = from_all_ranks(args, cache is not None)
+    if not all(found):
         try:
-            return encode(model, tokens, key, directory, source, args)
+            here = found[first_on_machine(args)]
+            cache = encode(model, tokens, key, directory, source, args, None if here else Share.of(args))
         except OSError as error:  # the room that was there before has gone to something else
             raise RunError(
                 f"--prefix_cache_dir {directory}: {error.strerror or error}; --prefix_cache off trains without"
             ) from error
+        return cache
+    assert cache is not None
     size, saved = cache.manifest["bytes"] / GIGABYTE, cache.manifest["seconds"]
     say(args, f"prefix cache: {source} found, {size:.2f} GB; it saves {saved:.0f} s of encoding")
     return cache
-
-
-def from_first_rank(args: FreezeTrainingArguments, find: Callable[[], T]) -> T:
-    """What `find` gives on rank 0, on all ranks: what depends on a clock or a disk may come out differently there."""
-    return _from_all_ranks(args, find() if args.process_index == 0 else None)[0]
 
 
 def describe_prefix(cached: list[CachedSplit] | None) -> str:
@@ -184,12 +221,6 @@ def describe_prefix(cached: list[CachedSplit] | None) -> str:
     if cached is None:
         return "off"
     manifest = cached[0].cache.manifest
-    return f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
-
-
-def _from_all_ranks(args: FreezeTrainingArguments, value: Any) -> list[Any]:
-    if args.world_size == 1:
-        return [value]
-    values = [None] * args.world_size
-    torch.distributed.all_gather_object(values, value)
-    return values
+    text = f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
+    kept, pairs = [sum(numbers) for numbers in zip(*((each.kept, len(each.lengths)) for each in cached), strict=True)]
+    return text if kept == pairs else f"{text}, {kept:,} of {pairs:,} pairs"

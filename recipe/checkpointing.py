@@ -125,13 +125,16 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.split("-")[1]), reverse=True)
 
 
-def newest_good(output_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest good checkpoint, and why each newer one is none.
+def newest_good(output_dir: Path, limit: int) -> tuple[Checkpoint | None, list[str]]:
+    """The newest good checkpoint of at most `limit` steps, and why each newer one is none.
 
     One whose best checkpoint so far is gone or damaged is not good either: the run would end with another model.
     """
     complaints: list[str] = []
     for folder in checkpoint_folders(output_dir):
+        if int(folder.name.split("-")[1]) > limit:
+            complaints.append(f"{folder.name} is left out: not every machine has it")
+            continue
         try:
             return with_best(folder), complaints
         except Damaged as damage:

@@ -16,7 +16,7 @@ from recipe.durable import sha256_of
 from recipe.errors import UserError
 from recipe.hub import require_hub
 from recipe.pairs import checked
-from recipe.readers import find_split, read_rows
+from recipe.readers import find_split, named_files, read_rows
 
 Examples: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
 
@@ -30,9 +30,10 @@ class Split:
     pairs: Examples
     rows: int
     label_names: list[str]
-    fingerprint: str  # sha256 of its file, or of the names and revision of its files on the Hub
+    fingerprint: str  # sha256 of its files, or of their names and revision on the Hub
     skipped: list[str] = field(default_factory=list)
     label_counts: Counter[int] = field(default_factory=Counter)
+    shards: int = 1  # into how many parts `pairs` can be divided without reading it
 
 
 def open_split(args: DataArguments, name: str) -> Split | None:
@@ -44,16 +45,17 @@ def open_split(args: DataArguments, name: str) -> Split | None:
         UserError: there is no such data, it cannot be reached, or a row is no pair (under --on_bad_row error).
     """
     limit = {"train": args.max_train_samples, "validation": args.max_eval_samples}.get(name)
-    path = _split_path(args, name)
-    if path is not None:
-        split = _open_file(args, path, name)
+    paths = _split_paths(args, name)
+    if paths:
+        split = _open_files(args, paths, name)
     elif _reads_files(args):
         return None
     else:
         split = _open_hub(args, name)
-    if limit is not None and limit < split.rows:
-        split.pairs, split.rows = split.pairs.take(limit), limit
-        split.label_counts = Counter()
+    if limit is not None and limit < split.rows:  # a part of what was taken would be taken from each shard
+        split.pairs, split.rows, split.label_counts = split.pairs.take(limit), limit, Counter()
+    elif args.streaming:
+        split.shards = split.pairs.num_shards
     return split
 
 
@@ -61,13 +63,11 @@ def _reads_files(args: DataArguments) -> bool:
     return any([args.data_dir, args.train_file, args.validation_file, args.test_file])
 
 
-def _split_path(args: DataArguments, name: str) -> Path | None:
+def _split_paths(args: DataArguments, name: str) -> list[Path]:
     named = getattr(args, f"{name}_file")
     if named is not None:
-        if not Path(named).is_file():
-            raise UserError(f"--{name}_file {named}: no such file")
-        return Path(named)
-    return find_split(Path(args.data_dir), name) if args.data_dir else None
+        return named_files(f"--{name}_file", named)
+    return find_split(Path(args.data_dir), name) if args.data_dir else []
 
 
 def require_split(args: DataArguments, name: str) -> Split:
@@ -84,23 +84,32 @@ def require_split(args: DataArguments, name: str) -> Split:
 # ---- files ----
 
 
-def _open_file(args: DataArguments, path: Path, name: str) -> Split:
+def _open_files(args: DataArguments, paths: list[Path], name: str) -> Split:
     names = args.label_names or ["0", "1"]
     check: dict[str, Any] = {"label_names": names, "labelled": name != "test", "skip": args.on_bad_row == "skip"}
     tally: Counter[int] = Counter()
     skipped: list[str] = []
-    for pair in checked(read_rows(path), skipped, **check):  # before Arrow is written, so that errors keep their line
-        tally[pair["label"]] += 1
+    for path in paths:  # before Arrow is written, so that errors keep their line
+        tally.update(pair["label"] for pair in checked(read_rows(path), skipped, **check))
     kind = datasets.IterableDataset if args.streaming else datasets.Dataset
-    state = path.stat()  # part of Arrow's cache key, so that an edited file is read again
-    # a list among a generator's arguments would be taken for its shards
-    read = {"path": path, "version": (state.st_size, state.st_mtime_ns), **check, "label_names": tuple(names)}
+    states = [path.stat() for path in paths]  # part of Arrow's cache key, so that an edited file is read again
+    versions = tuple((state.st_size, state.st_mtime_ns) for state in states)
+    # a list among a generator's arguments is taken for its shards, as the paths are meant to be
+    read = {"paths": paths, "versions": versions, **check, "label_names": tuple(names)}
     pairs = kind.from_generator(_file_pairs, gen_kwargs=read)
-    return Split(name, str(path), pairs, sum(tally.values()), names, sha256_of(path), skipped, tally)
+    source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return Split(name, source, pairs, sum(tally.values()), names, _fingerprint(paths), skipped, tally)
 
 
-def _file_pairs(path: Path, version: tuple[int, int], **check: Any) -> Iterator[dict[str, Any]]:
-    return checked(read_rows(path), [], **check)
+def _fingerprint(paths: list[Path]) -> str:
+    if len(paths) == 1:
+        return sha256_of(paths[0])
+    return hashlib.sha256("\n".join(map(sha256_of, paths)).encode()).hexdigest()
+
+
+def _file_pairs(paths: list[Path], versions: Any, **check: Any) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        yield from checked(read_rows(path), [], **check)
 
 
 # ---- the Hub ----

@@ -57,10 +57,13 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, token: str = "") -> Iterator[None]:
     """Hold `folder`, made if need be, for this process alone; the system lets go of it when the process dies.
 
     A folder that is empty afterwards is removed again.
+
+    Args:
+        token: what the lock's file says, for who else sees the folder.
 
     Raises:
         UserError: another run holds it, or it cannot be written.
@@ -69,6 +72,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder / LOCK)
+        os.truncate(handle, 0)
+        os.write(handle, token.encode())
     except BlockingIOError:
         raise UserError(
             f"--output_dir {folder}: another run writes there; wait for it, or name another folder"

@@ -2,12 +2,10 @@
 
 import copy
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,16 +25,10 @@ from recipe.prefix_cache import (
     rows_per_pair,
 )
 from recipe.progress import Progress, say
+from recipe.ranks import Share, together
 from recipe.tokens import Tokens
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-
-
-class Share(NamedTuple):
-    """Which batches this process encodes: every `ranks`-th from `rank` on, among the ranks of its machine."""
-
-    rank: int
-    ranks: int
 
 
 def equal_length_batches(lengths: Tensor, batch_tokens: int) -> Iterator[Tensor]:
@@ -65,46 +57,48 @@ def faster_dtype(model: BertForPairwiseCLS, device: torch.device) -> str:
 
 
 def encode(
-    model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, directory: Path, source: str, args: TrainingArguments
+    model: BertForPairwiseCLS,
+    tokens: Tokens,
+    key: CacheKey,
+    directory: Path,
+    source: str,
+    args: TrainingArguments,
+    share: Share | None,
 ) -> PrefixCache:
-    """Compute and store the prefix's outputs, going on from the deepest shallower cache of the same model.
+    """Compute and store the prefix's outputs, going on from the deepest shallower cache of the same model. Collective.
 
-    Every rank must call this: each encodes its share. A machine's first rank writes the manifest.
+    Args:
+        share: this process's part of what its machine encodes, every `ranks`-th batch from `rank` on; the machine's
+            first writes the manifest. None on a machine that has the cache, which waits for the others.
 
     Raises:
         OSError: the disk is full or cannot be written; nothing that a later run would trust is left.
     """
-    share = Share(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    # one name for the ranks of a machine, which share a parent
-    owner = os.getppid() if share.ranks > 1 else os.getpid()
-    partial = partial_folder(directory, key, owner)
-    shallower = [open_cache(directory, key.at_depth(depth), tokens) for depth in range(key.depth - 1, 0, -1)]
-    base = next(filter(None, shallower), None)
+    first = share is not None and share.rank == 0
+    partial = partial_folder(directory, key.name, share or Share.of(args))
     started = time.perf_counter()
     try:
-        if share.rank == 0:
-            make_partial(partial, tokens, key)
-        _wait(args)
-        _fill(model, tokens, key, open_partial(partial, tokens, key), base, share, args, source)
-        _wait(args)
+        together(args, lambda: make_partial(partial, tokens, key) if first else None, OSError)
+        shallower = (open_cache(directory, key.at_depth(depth), tokens) for depth in range(key.depth - 1, 0, -1))
+        base = next(filter(None, shallower), None)
+        if share is None:
+            together(args, lambda: None, OSError, RunError)
+        else:
+            states = open_partial(partial, tokens, key)
+            together(args, lambda: _fill(model, tokens, key, states, base, share, args, source), OSError, RunError)
         seconds = time.perf_counter() - started
-        if share.rank == 0:
-            finish(partial, directory, key, tokens, make_manifest(tokens, key, source, seconds, base))
+        manifest = make_manifest(tokens, key, source, seconds, base)
+        together(args, lambda: finish(partial, directory, key, tokens, manifest) if first else None, OSError)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if share is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         raise
-    _wait(args)
     cache = open_cache(directory, key, tokens)
     if cache is None:
         raise OSError(f"{directory / key.name} is gone right after it was written")
     rate = int(tokens.offsets[-1]) / seconds
     say(args, f"prefix cache: {source} encoded in {seconds:.0f} s in {key.compute_dtype}, {rate:,.0f} tokens a second")
     return cache
-
-
-def _wait(args: TrainingArguments) -> None:
-    if args.world_size > 1:
-        torch.distributed.barrier()
 
 
 def _fill(

@@ -101,7 +101,6 @@ def _require_onnx() -> None:
 def _batches(arguments: RecipeArguments, tokenizer: PreTrainedTokenizerBase, pairs: Any) -> Iterator[dict[str, Tensor]]:
     """Batches of like length, (batch, tokens)."""
     tokens = read_tokens(iterate_batches(tokenize(pairs, tokenizer, arguments.data.max_length)))
-    assert tokens is not None
     sorted_pairs, size = SortedPairs(tokens.lengths, tokens.example), arguments.training.per_device_eval_batch_size
     for start in range(0, len(sorted_pairs), size):
         examples = [sorted_pairs[place] for place in range(start, min(start + size, len(sorted_pairs)))]

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.arguments import RecipeArguments
 from recipe.data import Split
 from recipe.errors import UserError
 from recipe.freezing import fingerprint
+from recipe.ranks import from_all_ranks
 
 # Where files are, how a run is watched, how often it saves and evaluates, and what only moves the same work about.
 # Whatever stands in neither list is refused, so that an argument nobody thought of is never ignored.
@@ -89,6 +90,24 @@ def make_identity(
         "processes": arguments.training.world_size,
     }
     return json.loads(json.dumps(identity, default=str))
+
+
+def same_on_all_ranks(args: TrainingArguments, identity: dict[str, Any]) -> None:
+    """Check that every process has been given the same; machines that share no disk may hold different files.
+
+    Raises:
+        UserError: one has not.
+    """
+    flat = {"weights": identity["weights"], **identity["data"], **identity["arguments"]} | {
+        name: identity[name] for name in ("trainable", "labels", "tokenizer", "processes")
+    }
+    for rank, other in enumerate(from_all_ranks(args, flat)):
+        different = [name for name in flat if other.get(name) != flat[name]]
+        if different:
+            raise UserError(
+                f"{different[0]} {_text(other.get(different[0]))} on rank {rank}: {_text(flat[different[0]])} on rank "
+                f"{args.process_index}; the same arguments, data and weights are expected on every machine"
+            )
 
 
 def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:

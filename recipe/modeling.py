@@ -104,6 +104,21 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
             return self._run_layers(hidden_states, attention_mask, 0, self.prefix_depth or 0)
 
+    def _complete(
+        self,
+        states: Tensor,
+        computed: Tensor,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        width = input_ids.shape[1]
+        mask = None if attention_mask is None else attention_mask[computed, :width]
+        found = self.run_prefix(input_ids, mask, token_type_ids)
+        states = states.clone()
+        states[computed, : found.shape[1]] = found.to(states.dtype)
+        return states
+
     def park_prefix(self) -> None:
         """Take the frozen prefix out of the module tree and off the GPU, for training from its outputs.
 
@@ -138,15 +153,19 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         prefix_states: Tensor | None = None,
+        computed: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Logits (batch, num_labels) and, given labels (batch,), their mean cross-entropy.
 
         Takes input_ids, token_type_ids and attention_mask, each (batch, tokens), or prefix_states (batch, tokens,
-        hidden) in place of the ids.
+        hidden) in place of the ids. With `computed` (some,) it takes prefix_states and the ids (some, fewer tokens) of
+        those places of the batch whose states are missing among them.
         """
         start = self.prefix_depth or 0
         if prefix_states is not None:
             hidden_states = prefix_states.to(self.classifier.weight.dtype)
+            if computed is not None and input_ids is not None:
+                hidden_states = self._complete(hidden_states, computed, input_ids, token_type_ids, attention_mask)
         elif self.prefix_depth is not None:
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:

@@ -77,7 +77,6 @@ def answer(
 ) -> Answers:
     """The model's answers to `split`, computed over batches of like length."""
     tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
-    assert tokens is not None
 
     def example(index: int) -> Example:
         """One pair; the Trainer asks for a loss as well, which a pair without a label must not enter."""

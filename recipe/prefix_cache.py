@@ -4,22 +4,20 @@ A cache is a folder named by its key: `states.bin` holds the states of all pairs
 order of the split; `manifest.json` is written last, and without it a folder counts for nothing.
 """
 
-import argparse
 import glob
 import json
 import os
 import shutil
 import socket
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recipe.arguments import DEFAULT_CACHE_DIR
 from recipe.cache_key import CacheKey
+from recipe.ranks import Share
 from recipe.tokens import Tokens
 
 MANIFEST, STATES = "manifest.json", "states.bin"
@@ -65,13 +63,14 @@ def size_in_bytes(tokens: Tokens, key: CacheKey) -> int:
     )
 
 
-def partial_folder(directory: Path, key: CacheKey, owner: int) -> Path:
-    """Where process `owner` of this machine writes a cache before it counts."""
-    return directory / f"{key.name}.{socket.gethostname()}-{owner}"
+def partial_folder(directory: Path, name: str, share: Share) -> Path:
+    """Where a process of this machine, or its ranks together, writes what does not count yet."""
+    owner = os.getppid() if share.ranks > 1 else os.getpid()  # the ranks of a machine share a parent
+    return directory / f"{name}.{socket.gethostname()}-{owner}"
 
 
-def _remove_orphans(directory: Path) -> None:
-    """Remove the unfinished caches of processes of this machine that are gone."""
+def remove_orphans(directory: Path) -> None:
+    """Remove what processes of this machine that are gone have left unfinished."""
     for folder in directory.glob(f"*.{glob.escape(socket.gethostname())}-*"):
         owner = folder.name.rpartition("-")[2]
         if owner.isdecimal() and not _runs(int(owner)):
@@ -94,7 +93,7 @@ def make_partial(partial: Path, tokens: Tokens, key: CacheKey) -> None:
     Raises:
         OSError: the disk is full.
     """
-    _remove_orphans(partial.parent)
+    remove_orphans(partial.parent)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with open(partial / STATES, "wb") as file:
@@ -157,54 +156,3 @@ def finish(partial: Path, directory: Path, key: CacheKey, tokens: Tokens, manife
         return
     shutil.rmtree(directory / key.name, ignore_errors=True)
     os.replace(partial, directory / key.name)
-
-
-# ---- python -m recipe.prefix_cache ----
-
-
-def list_caches(directory: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
-    """Each cache's folder, its size in bytes and its manifest (None where it was left unfinished)."""
-    for folder in sorted(directory.glob("*")) if directory.is_dir() else []:
-        if folder.is_dir() and len(folder.name.split(".")[0]) == 32:
-            try:
-                manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                manifest = None
-            yield folder, sum(path.stat().st_size for path in folder.iterdir()), manifest
-
-
-def prune(directory: Path, older_than_days: float) -> int:
-    """Remove caches not used for so many days, 0 for all; returns the bytes freed."""
-    freed = 0
-    for folder, size, _ in list(list_caches(directory)):
-        used = max((path.stat().st_mtime for path in folder.iterdir()), default=0)
-        if time.time() - used >= older_than_days * 86400:
-            shutil.rmtree(folder)
-            freed += size
-    return freed
-
-
-def main() -> None:
-    """List or prune caches from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m recipe.prefix_cache", description="List or remove prefix caches.")
-    parser.add_argument("action", choices=["list", "prune"])
-    parser.add_argument("--prefix_cache_dir", type=Path, default=Path(DEFAULT_CACHE_DIR))
-    parser.add_argument("--older_than_days", type=float, default=0, help="prune only what was not used for so long")
-    args = parser.parse_args()
-    if args.action == "prune":
-        print(f"freed {prune(args.prefix_cache_dir, args.older_than_days) / 1e6:,.0f} MB in {args.prefix_cache_dir}")
-        return
-    total = 0
-    for folder, size, manifest in list_caches(args.prefix_cache_dir):
-        total += size
-        what = (
-            "unfinished"
-            if manifest is None
-            else f"depth {manifest['depth']}, {manifest['dtype']}, {manifest['source']}"
-        )
-        print(f"{folder.name[:12]}  {size / 1e6:>9,.1f} MB  {what}")
-    print(f"{total / 1e6:,.1f} MB in {args.prefix_cache_dir}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Rows out of JSON, CSV, TSV and Parquet files, each with its file:line; what is no row is an error that says so."""
 
 import csv
+import glob
 import gzip
 import io
 import json
@@ -19,20 +20,33 @@ class BadRow(UserError):
     """One row that is no sentence pair; `--on_bad_row skip` leaves it out."""
 
 
-def find_split(folder: Path, split: str) -> Path | None:
-    """The file of `split` in `folder`, under any of its names and suffixes; None where there is none.
+def find_split(folder: Path, split: str) -> list[Path]:
+    """The files of `split` in `folder`, under any of its names and suffixes: one, or shards (train-*.json) in order.
 
     Raises:
-        UserError: the folder does not exist, or holds several files for the split.
+        UserError: the folder does not exist, or holds the split twice.
     """
     if not folder.is_dir():
         raise UserError(f"--data_dir {folder}: no such folder; a folder with train and validation files is expected")
-    names = [name + suffix + zipped for name in SPLITS[split] for suffix in SUFFIXES for zipped in ("", ".gz")]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    stems = [(name, suffix + zipped) for name in SPLITS[split] for suffix in SUFFIXES for zipped in ("", ".gz")]
+    found = [[folder / (name + suffix)] for name, suffix in stems if (folder / (name + suffix)).is_file()]
+    found += filter(None, (sorted(folder.glob(f"{name}-*{suffix}")) for name, suffix in stems))
     if len(found) > 1:
-        both = " and ".join(path.name for path in found)
+        both = " and ".join(paths[0].name for paths in found)
         raise UserError(f"--data_dir {folder}: {both} both hold the {split} split; name one with --{split}_file")
-    return found[0] if found else None
+    return found[0] if found else []
+
+
+def named_files(flag: str, value: str) -> list[Path]:
+    """The file that `value` names, or the files that it matches, in order.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [Path(value)] if Path(value).is_file() else [Path(path) for path in sorted(glob.glob(value))]
+    if not found or not all(path.is_file() for path in found):
+        raise UserError(f"{flag} {value}: no such file; a file, or a pattern like 'train-*.jsonl', is expected")
+    return found
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipe.arguments import RecipeArguments
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.checkpointing import (
     Checkpoint,
     Damaged,
@@ -20,6 +20,7 @@ from recipe.checkpointing import (
 from recipe.durable import sha256_of
 from recipe.errors import UserError
 from recipe.identity import WAY_OUT, compare
+from recipe.ranks import first_on_machine, from_all_ranks, together
 
 REPORT = "run.json"
 
@@ -31,9 +32,16 @@ class Resume(NamedTuple):
     finished: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def step(self) -> int:
+        """Steps behind it: -1 for nothing, more than any run has where there is nothing left to do."""
+        return sys.maxsize if self.finished else self.checkpoint.step if self.checkpoint else -1
+
 
 def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> Resume:
-    """What --resume says to go on from; folders that are no good checkpoints are removed.
+    """What --resume says to go on from; folders that are no good checkpoints are removed. Every rank must call this.
+
+    Where each machine keeps checkpoints of its own, it is the newest that is good on all of them.
 
     Args:
         rows: pairs in the training split.
@@ -41,32 +49,47 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     Raises:
         UserError: --resume names no good checkpoint, or what may not change has changed.
     """
+    args, limit = arguments.training, sys.maxsize
+    while True:
+        mine = together(args, lambda: _look(arguments, identity, rows, limit) if args.should_save else None)  # noqa: B023
+        found = from_all_ranks(args, mine)
+        steps = {look.step for look in found if look is not None}
+        if len(steps) == 1:
+            break
+        limit = min(steps)
+    look = found[0] if found[first_on_machine(args)] is None else found[first_on_machine(args)]
+    if args.should_save:
+        _tidy(args, look)
+    return look
+
+
+def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
+    """What this machine's output_dir has to go on from, of at most `limit` steps."""
     args = arguments.training
     folder = Path(args.output_dir or ".")
     foreign = strangers(folder)
     if foreign:
         raise UserError(f"--output_dir {folder}: {foreign[0]} is another program's; name another --output_dir")
-    if args.resume == "never":
-        clean(folder, -1)
+    if args.resume == "never" or limit < 0:
         return Resume()
     if args.resume != "auto":
-        return _named(Path(args.resume), folder, identity, arguments, rows)
+        named = _named(Path(args.resume), folder, identity, arguments, rows)
+        if named.step > limit:
+            raise UserError(f"--resume {args.resume}: the machines have checkpoints of different steps there")
+        return named
     report = _finished_report(folder)
     if report is not None:
         changed = compare(report["identity"], identity, str(folder / REPORT))
-        if not changed:
-            clean(folder, sys.maxsize)
+        if not changed and limit == sys.maxsize:
             return Resume(finished=True)
-    checkpoint, complaints = newest_good(folder)
+    checkpoint, complaints = newest_good(folder, limit)
     if checkpoint is None and report is not None:
-        raise UserError(f"{changed[0]}, and no checkpoint of it is left to go on from; {WAY_OUT}")
+        why = changed[0] if changed else f"--output_dir {folder}: the run ended here, but not on every machine"
+        raise UserError(f"{why}, and no checkpoint of it is left to go on from; {WAY_OUT}")
     if checkpoint is None:
-        clean(folder, -1)
         return Resume(notes=tuple(complaints))
     changed = compare(checkpoint.manifest["identity"], identity, str(checkpoint.folder))
     _refuse_past_end(checkpoint, arguments, rows, changed)
-    clean(folder, checkpoint.step)
-    rotate(folder, args.save_total_limit, checkpoint.state()["best_global_step"])  # where a kill came before it
     return Resume(checkpoint, notes=(*complaints, *changed))
 
 
@@ -79,8 +102,15 @@ def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: Re
         raise UserError(f"--resume {path}: --output_dir {output_dir} has checkpoints of its own; name an empty one")
     changed = compare(checkpoint.manifest["identity"], identity, str(path))
     _refuse_past_end(checkpoint, arguments, rows, changed)
-    clean(output_dir, checkpoint.step)
     return Resume(checkpoint, notes=tuple(changed))
+
+
+def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
+    """Remove what a killed run left half-written, and the checkpoints behind the one to go on from."""
+    folder = Path(args.output_dir or ".")
+    clean(folder, resume.step)
+    if resume.checkpoint is not None and args.resume == "auto":  # where a kill came before it
+        rotate(folder, args.save_total_limit, resume.checkpoint.state()["best_global_step"])
 
 
 def _finished_report(folder: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
+from recipe.caches import list_caches
 from recipe.depths import format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
 from recipe.errors import UserError, exit_on_error
@@ -23,7 +24,6 @@ from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
 from recipe.loading import load_config
 from recipe.parsing import parse
-from recipe.prefix_cache import list_caches
 from recipe.training import train
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"

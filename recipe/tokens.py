@@ -25,6 +25,11 @@ class Tokens(NamedTuple):
         """Tokens of each pair."""
         return self.offsets.diff()
 
+    def head(self, count: int) -> "Tokens":
+        """The first `count` pairs."""
+        end = int(self.offsets[count])
+        return Tokens(self.input_ids[:end], self.token_type_ids[:end], self.offsets[: count + 1], self.labels[:count])
+
     def sha256(self) -> str:
         """Of everything but the labels."""
         digest = hashlib.sha256()
@@ -39,18 +44,14 @@ class Tokens(NamedTuple):
         return {"input_ids": ids, "token_type_ids": types, "labels": int(self.labels[index])}
 
 
-def read_tokens(batches: Iterator[dict[str, list[Any]]], most: float = float("inf")) -> Tokens | None:
-    """The tokens of batches of examples; None as soon as there are more than `most`."""
+def read_tokens(batches: Iterator[dict[str, list[Any]]]) -> Tokens:
+    """The tokens of batches of examples, in memory."""
     ids, types, lengths, labels = [], [], [], []
-    count = 0
     for batch in batches:
         ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in batch["input_ids"]]))
         types.append(np.concatenate([np.asarray(row, dtype=np.uint8) for row in batch["token_type_ids"]]))
         lengths += [len(row) for row in batch["input_ids"]]
         labels += batch["labels"]
-        count += len(ids[-1])
-        if count > most:
-            return None
     if not ids:
         ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
@@ -75,11 +76,18 @@ class SortedPairs(Dataset):
 def collate(examples: Sequence[Example] | None, pad_token_id: int) -> dict[str, Tensor]:
     """A batch with labels (batch,): padded tokens, or the states of examples that are looked up in a prefix cache.
 
+    Where some pairs have states and others do not, both: `computed` (some,) says which places the tokens are for.
     Empty for the None that stands for a batch which a resume passes by.
     """
     if examples is None:
         return {}
-    batch = _collate_states(examples) if "cache" in examples[0] else _collate_tokens(examples, pad_token_id)
+    kept = [place for place, example in enumerate(examples) if "cache" in example]
+    if not kept:
+        batch = _collate_tokens(examples, pad_token_id)
+    elif len(kept) == len(examples):
+        batch = _collate_states(examples)
+    else:
+        batch = _collate_both(examples, kept, pad_token_id)
     batch["labels"] = torch.tensor([example["labels"] for example in examples])
     return batch
 
@@ -100,3 +108,17 @@ def _collate_states(examples: Sequence[Example]) -> dict[str, Tensor]:
     """prefix_states (batch, longest, hidden) and, where something is padded, attention_mask (batch, longest)."""
     states, mask = examples[0]["cache"].gather([example["index"] for example in examples])
     return {"prefix_states": states} if mask is None else {"prefix_states": states, "attention_mask": mask}
+
+
+def _collate_both(examples: Sequence[Example], kept: list[int], pad_token_id: int) -> dict[str, Tensor]:
+    """prefix_states and attention_mask of all places, and the tokens of those whose states are yet to be computed."""
+    rest = [place for place in range(len(examples)) if place not in kept]
+    tokens = _collate_tokens([examples[place] for place in rest], pad_token_id)
+    found, mask_of_found = examples[kept[0]]["cache"].gather([examples[place]["index"] for place in kept])
+    longest = max(found.shape[1], tokens["input_ids"].shape[1])
+    states = found.new_zeros(len(examples), longest, found.shape[2])
+    mask = torch.zeros(len(examples), longest, dtype=torch.long)
+    states[kept, : found.shape[1]] = found
+    mask[kept, : found.shape[1]] = 1 if mask_of_found is None else mask_of_found
+    mask[rest, : tokens["input_ids"].shape[1]] = tokens.pop("attention_mask")
+    return {"prefix_states": states, "attention_mask": mask, "computed": torch.tensor(rest), **tokens}

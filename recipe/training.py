@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -13,17 +11,17 @@ from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
 from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
-from recipe.caching import CachedSplit, cache_prefix, describe_prefix, from_first_rank
+from recipe.caching import CachedSplit, TokenizedSplit, cache_prefix, describe_prefix
 from recipe.checkpointing import Checkpoint
 from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
-from recipe.durable import locked
 from recipe.errors import RunError, UserError
 from recipe.finishing import finish
 from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, wasteful_choices
-from recipe.identity import make_identity
+from recipe.identity import make_identity, same_on_all_ranks
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import quiet_libraries, say
+from recipe.ranks import held_output, together
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary
 from recipe.resuming import choose, same_prefix
 from recipe.signals import SaveAndStop, StopRequest, stop_requests
@@ -51,7 +49,7 @@ class Prepared(NamedTuple):
     model: BertForPairwiseCLS
     tokenizer: PreTrainedTokenizerBase
     splits: list[Split]
-    tokenized: list["TokenizedSplit"]
+    tokenized: list[TokenizedSplit]
     report: RunReport
 
 
@@ -81,16 +79,19 @@ def prepare(arguments: RecipeArguments) -> Prepared:
         say(args, _describe(split))
     report = RunReport(plan, make_identity(arguments, model, splits, tokenizer), started)
     max_length = arguments.data.max_length
-    tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length)) for s in splits]
+    tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length), s.shards) for s in splits]
     return Prepared(model, tokenizer, splits, tokenized, report)
 
 
 def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None:
     args = arguments.training
-    model, tokenizer, splits, tokenized, report = prepare(arguments)
+    model, tokenizer, splits, tokenized, report = together(args, lambda: prepare(arguments))
     identity = report.identity
-    with locked(Path(args.output_dir or ".")) if args.should_save else nullcontext():
-        resume = from_first_rank(args, lambda: choose(arguments, identity, splits[0].rows))
+    same_on_all_ranks(args, identity)
+    with held_output(args) as shared:
+        if not shared:
+            say(args, f"note: the machines share no {args.output_dir}: each keeps its own checkpoints and model there")
+        resume = choose(arguments, identity, splits[0].rows)
         for line in resume.notes:
             say(args, f"note: {line}")
         if resume.finished:
@@ -136,14 +137,6 @@ def _open_splits(arguments: RecipeArguments) -> list[Split]:
     return [train_split, eval_split]
 
 
-class TokenizedSplit(NamedTuple):
-    """A split's tokenised examples, how many there are, and what they are for messages."""
-
-    source: str
-    rows: int
-    examples: Examples
-
-
 def build(
     arguments: RecipeArguments,
     model: BertForPairwiseCLS,
@@ -164,7 +157,8 @@ def build(
     if checkpoint is not None:
         same_prefix(checkpoint, prefix)
     if cached:
-        model.park_prefix()
+        if all(each.kept == len(each.lengths) for each in cached):
+            model.park_prefix()
         train_data = cached_batches(cached[0], arguments)
         eval_data = cached[1].sorted_pairs() if len(cached) > 1 else None
     else:
@@ -191,8 +185,7 @@ def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBat
 
 def cached_batches(cached: CachedSplit, arguments: RecipeArguments) -> TrainBatches:
     """The same batches in the same order, looked up in the prefix cache."""
-    lengths = cached.lengths.tolist()
-    return _ordered(lambda: cached, lambda example: lengths[example["index"]], len(lengths), arguments)
+    return _ordered(lambda: cached, cached.length, len(cached.lengths), arguments)
 
 
 def _ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArguments) -> TrainBatches:
@@ -215,7 +208,6 @@ def _tokens(example: dict[str, Any]) -> int:
 def sorted_pairs(examples: Examples) -> SortedPairs:
     """A split's tokenised examples read whole, for evaluation."""
     tokens = read_tokens(iterate_batches(examples))
-    assert tokens is not None
     return SortedPairs(tokens.lengths, tokens.example)
 
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from recipe import prefix_cache
+from recipe import caches
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.cache_key import make_key
+from recipe.caches import list_caches, prune
 from recipe.data import iterate_batches, open_split, tokenize
 from recipe.encoding import encode, equal_length_batches
 from recipe.errors import RunError, UserError
 from recipe.freezing import freeze
 from recipe.loading import load_config, load_model
-from recipe.prefix_cache import list_caches, open_cache, prune, rows_per_pair
+from recipe.prefix_cache import open_cache, rows_per_pair
+from recipe.ranks import Share
 from recipe.tokens import read_tokens
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
@@ -54,7 +56,8 @@ def encoded(model, split_tokens, arguments, tmp_path):
     def build(dtype="float32", compute_dtype="float32"):
         tokens = split_tokens()
         key = make_key(model, tokens, dtype, compute_dtype)
-        return encode(model, tokens, key, tmp_path / "cache", "train", arguments().training), tokens, key
+        args = arguments().training
+        return encode(model, tokens, key, tmp_path / "cache", "train", args, Share.of(args)), tokens, key
 
     return build
 
@@ -267,8 +270,7 @@ def test_the_next_run_finds_it(arguments, tmp_path, capsys):
         (("--freeze_layers=all", "--unfreeze_modules", r"\.bias$"), "the embeddings are trained"),
         (("--frozen_dropout",), "--frozen_dropout"),
         (("--num_train_epochs=1",), "a single epoch"),
-        (("--prefix_cache_max_gb=0.00001",), "--prefix_cache_max_gb"),
-        (("--prefix_cache_max_gb=0.000005", "--freeze_layers=all"), "--prefix_cache_max_gb"),
+        (("--prefix_cache_max_gb=0.00000001",), "--prefix_cache_max_gb"),
         (("--prefix_cache_dir=/proc/nowhere",), "--prefix_cache_dir /proc/nowhere"),
     ],
 )
@@ -307,7 +309,7 @@ def test_the_command_lists_and_prunes(encoded, tmp_path, monkeypatch, capsys):
 
     def command(*words):
         monkeypatch.setattr(sys, "argv", ["prefix_cache", *words, "--prefix_cache_dir", str(tmp_path / "cache")])
-        prefix_cache.main()
+        caches.main()
         return capsys.readouterr().out
 
     assert "depth 2, float32, train" in command("list")

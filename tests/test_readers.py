@@ -90,8 +90,8 @@ def test_a_broken_file_is_an_error(tmp_path, name, content, told):
 
 def test_find_split(tmp_path):
     (tmp_path / "dev.tsv.gz").touch()
-    assert find_split(tmp_path, "validation") == tmp_path / "dev.tsv.gz"
-    assert find_split(tmp_path, "train") is None
+    assert find_split(tmp_path, "validation") == [tmp_path / "dev.tsv.gz"]
+    assert find_split(tmp_path, "train") == []
     (tmp_path / "validation.json").touch()
     with pytest.raises(UserError, match="both hold the validation split"):
         find_split(tmp_path, "validation")

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from recipe import sweep as sweep_module
+from recipe.caches import list_caches
 from recipe.depths import Depth, half_width, layers_to_freeze, recommend
 from recipe.errors import UserError
-from recipe.prefix_cache import list_caches
 from recipe.sweep import sweep
 
 

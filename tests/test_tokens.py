@@ -15,11 +15,13 @@ def test_tokens_hold_every_example():
     assert tokens.lengths.tolist() == [len(row["input_ids"]) for row in rows]
 
 
-def test_reading_stops_at_what_can_be_kept():
+def test_the_first_pairs_are_a_split_of_their_own():
     rows = examples(50)
-    total = sum(len(row["input_ids"]) for row in rows)
-    assert read_tokens(iter([columns(rows)]), total) is not None
-    assert read_tokens(iter([columns(rows)]), total - 1) is None
+    head = read_tokens(iter([columns(rows)])).head(20)
+    alone = read_tokens(iter([columns(rows[:20])]))
+    assert head.sha256() == alone.sha256()
+    assert [head.example(index) for index in range(20)] == rows[:20]
+    assert head.labels.tolist() == alone.labels.tolist()
 
 
 def test_fingerprint_sees_text_but_not_labels():

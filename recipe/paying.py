@@ -1,0 +1,73 @@
+"""Whether a cache of a part of the pairs pays: measured, since it depends on the disk and the processor."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from recipe.arguments import RecipeArguments
+from recipe.cache_key import CacheKey
+from recipe.modeling import BertForPairwiseCLS
+from recipe.prefix_cache import size_in_bytes
+from recipe.progress import say
+from recipe.tokens import Tokens, collate
+
+PAIRS = 32
+TRIAL_BYTES = 32 << 20
+
+
+def why_not_partly(
+    model: BertForPairwiseCLS, kept: Tokens, key: CacheKey, arguments: RecipeArguments, told: str
+) -> str | None:
+    """The reason why not; None where it pays, which is said.
+
+    Encoding computes a kept pair once and each epoch reads it; without a cache each epoch computes it.
+
+    Args:
+        kept: the tokens of the pairs that would be kept.
+        told: how many of how many they are.
+    """
+    args = arguments.training
+    compute = seconds_to_compute(model.to(args.device), kept)
+    read = size_in_bytes(kept, key) / len(kept.labels) / bytes_a_second(Path(arguments.cache.prefix_cache_dir))
+    epochs = args.num_train_epochs
+    measured = f"computing a pair takes {1000 * compute:.3g} ms, reading one {1000 * read:.3g} ms"
+    limit = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
+    if compute + epochs * read >= epochs * compute:
+        return f"{limit} keeps {told}, which does not pay ({measured})"
+    say(args, f"prefix cache: {limit} keeps {told}; the others are computed in each epoch ({measured})")
+    return None
+
+
+def seconds_to_compute(model: BertForPairwiseCLS, tokens: Tokens) -> float:
+    """Seconds a pair takes in the frozen prefix, in a batch of pairs of middling length; the best of three."""
+    middle = torch.argsort(tokens.lengths)[max(0, len(tokens.labels) // 2 - PAIRS // 2) :][:PAIRS].tolist()
+    batch = collate([tokens.example(index) for index in middle], pad_token_id=0)
+    inputs = [batch[name].to(model.device) for name in ("input_ids", "attention_mask", "token_type_ids")]
+    seconds = []
+    training = model.training
+    model.eval()
+    for _ in range(3):
+        start = time.perf_counter()
+        float(model.run_prefix(*inputs)[0, 0, 0])  # the value waits for the GPU
+        seconds.append(time.perf_counter() - start)
+    model.train(training)
+    return min(seconds) / len(middle)
+
+
+def bytes_a_second(directory: Path) -> float:
+    """How fast the disk under `directory` reads what memory does not hold.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(os.urandom(TRIAL_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        start = time.perf_counter()
+        os.pread(file.fileno(), TRIAL_BYTES, 0)
+        return TRIAL_BYTES / (time.perf_counter() - start)

@@ -1,0 +1,114 @@
+"""The processes of a run, on one machine or several: what they tell each other, and what they share.
+
+Each function but `Share.of` and `first_on_machine` is collective: every rank must call it.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from transformers import TrainingArguments
+
+from recipe.durable import LOCK, locked
+from recipe.errors import UserError
+
+T = TypeVar("T")
+
+
+class Share(NamedTuple):
+    """This process among those of its machine, which divide between them what the machine computes once."""
+
+    rank: int
+    ranks: int
+
+    @classmethod
+    def of(cls, args: TrainingArguments) -> "Share":
+        """From what the launcher says."""
+        return cls(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def from_all_ranks(args: TrainingArguments, value: Any) -> list[Any]:
+    """Every rank's `value`, in the order of the ranks."""
+    if args.world_size == 1:
+        return [value]
+    values = [None] * args.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def from_first_rank(args: TrainingArguments, find: Callable[[], T]) -> T:
+    """What `find` gives on rank 0, on all ranks: what depends on a clock or a disk may come out differently there.
+
+    Raises:
+        UserError: `find` raised one.
+    """
+    found = together(args, lambda: find() if args.process_index == 0 else None)
+    return from_all_ranks(args, found)[0]
+
+
+def together(args: TrainingArguments, find: Callable[[], T], *kinds: type[Exception]) -> T:
+    """What `find` gives here; an error of any rank is raised on all, so that none waits for one that is gone.
+
+    Args:
+        kinds: errors that are told to all besides UserError.
+
+    Raises:
+        UserError, or one of `kinds`: with the machine's name before it where it is not the first rank's.
+    """
+    value, failure = None, None
+    told_to_all: tuple[type[Exception], ...] = (UserError, *kinds)
+    try:
+        value = find()
+    except told_to_all as error:
+        if args.world_size == 1:
+            raise
+        place = "" if args.process_index == 0 else f"on {socket.gethostname()}: "
+        kind = next(number for number, each in enumerate(told_to_all) if isinstance(error, each))
+        failure = kind, f"{place}{getattr(error, 'strerror', None) or error}"
+    for told in from_all_ranks(args, failure):
+        if told is not None:
+            raise told_to_all[told[0]](told[1])
+    return cast(T, value)
+
+
+def first_on_machine(args: TrainingArguments) -> int:
+    """The rank that is the first of this process's machine."""
+    return args.process_index - args.local_process_index
+
+
+@contextmanager
+def held_output(args: TrainingArguments) -> Iterator[bool]:
+    """Hold output_dir for this run; gives whether all machines see the same folder.
+
+    Where they do not, --save_on_each_node is switched on: each machine then keeps checkpoints and model of its own,
+    since the Trainer reads both on every rank.
+
+    Raises:
+        UserError: another run holds it, or it cannot be written.
+    """
+    folder, token = Path(args.output_dir or "."), uuid.uuid4().hex
+    with ExitStack() as stack:
+
+        def hold() -> str:
+            """Take the folder; gives what its lock says."""
+            stack.enter_context(locked(folder, token))
+            return token
+
+        held = from_first_rank(args, hold)
+        shared = all(from_all_ranks(args, args.world_size == 1 or _read_token(folder) == held))
+        if not shared:
+            args.save_on_each_node = True
+            together(args, lambda: hold() if args.should_save and args.process_index > 0 else None)
+        yield shared
+
+
+def _read_token(folder: Path) -> str | None:
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8")
+    except OSError:
+        return None

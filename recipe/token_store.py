@@ -1,0 +1,103 @@
+"""A training split's tokens on disk, memory-mapped: read from its source once, its shards divided among the ranks.
+
+In memory they would grow with the rows (150 bytes a pair of AFQMC); here they are pages that the system may drop.
+"""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from recipe.data import Examples, iterate_batches
+from recipe.prefix_cache import partial_folder, remove_orphans
+from recipe.ranks import Share, first_on_machine, from_all_ranks, together
+from recipe.tokens import Tokens
+
+PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
+
+
+def store_tokens(examples: Examples, shards: int, directory: Path, args: TrainingArguments) -> Tokens:
+    """The tokens of all examples, in order; the ranks of a machine each read some of the shards. Collective.
+
+    The files are unlinked as soon as they are mapped, so that nothing is left behind.
+
+    Args:
+        examples: tokenised.
+        shards: into how many parts they can be divided; one is read by the machine's first rank alone.
+        directory: where there is room.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+        UserError: a row is no pair.
+    """
+    share = Share.of(args)
+    name = from_all_ranks(args, uuid.uuid4().hex)[first_on_machine(args)]
+    folder = partial_folder(directory, name, share)
+    try:
+        together(args, lambda: _make(folder) if share.rank == 0 else None, OSError)
+        together(args, lambda: _write_shards(examples, shards, folder, share), OSError)
+        together(args, lambda: _join(folder, shards) if share.rank == 0 else None, OSError)
+        return together(args, lambda: _map(folder), OSError)
+    finally:
+        if share.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    remove_orphans(folder.parent)
+    folder.mkdir(parents=True)
+
+
+def _write_shards(examples: Examples, shards: int, folder: Path, share: Share) -> None:
+    for number in range(share.rank, shards, share.ranks):
+        part = examples.shard(shards, number) if shards > 1 else examples
+        _write_part(folder, number, iterate_batches(part))
+
+
+def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]]]) -> None:
+    paths = {name: folder / f"{name}-{number}" for name in PARTS}
+    files = {name: path.open("wb") for name, path in paths.items()}
+    try:
+        for batch in batches:
+            for name in ("input_ids", "token_type_ids"):
+                kind = str(PARTS[name]).removeprefix("torch.")
+                np.concatenate([np.asarray(row, dtype=kind) for row in batch[name]]).tofile(files[name])
+            np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64).tofile(files["offsets"])  # yet lengths
+            np.asarray(batch["labels"], dtype=np.int64).tofile(files["labels"])
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def _join(folder: Path, shards: int) -> None:
+    """One file of each kind, in the order of the shards; lengths become offsets."""
+    for name in PARTS:
+        with open(folder / name, "wb") as joined:
+            if name == "offsets":
+                joined.write(bytes(8))
+            total = 0
+            for number in range(shards):
+                part = folder / f"{name}-{number}"
+                if name == "offsets":
+                    ends = total + np.fromfile(part, dtype=np.int64).cumsum()
+                    ends.tofile(joined)
+                    total = int(ends[-1]) if len(ends) else total
+                else:
+                    with open(part, "rb") as file:
+                        shutil.copyfileobj(file, joined, 1 << 20)
+                part.unlink()
+
+
+def _map(folder: Path) -> Tokens:
+    return Tokens(**{name: _tensor(folder / name, dtype) for name, dtype in PARTS.items()})
+
+
+def _tensor(path: Path, dtype: torch.dtype) -> Tensor:
+    count = path.stat().st_size // dtype.itemsize
+    return torch.from_file(str(path), shared=False, size=count, dtype=dtype) if count else torch.empty(0, dtype=dtype)
