@@ -79,6 +79,17 @@ def test_label_names_are_not_taken_for_shards(pairs_dir):
     assert Counter(pair["label"] for pair in iterate(split.pairs)) == split.label_counts
 
 
+def test_files_that_match_a_pattern_are_one_split(tmp_path):
+    for name, count in (("a-1.jsonl", 3), ("a-2.jsonl", 4)):
+        write_jsonl(tmp_path / name, make_pairs(count))
+    split = open_split(DataArguments(train_file=str(tmp_path / "a-*.jsonl")), "train")
+    assert (split.rows, split.shards) == (7, 2)
+    assert split.source == f"{tmp_path / 'a-1.jsonl'} and 1 more"
+    assert len(list(iterate(split.pairs))) == 7
+    with pytest.raises(UserError, match=r"b-\*.jsonl: no such file; a file, or a pattern"):
+        open_split(DataArguments(train_file=str(tmp_path / "b-*.jsonl")), "train")
+
+
 def test_streamed_and_kept_in_arrow_are_the_same_examples(pairs_dir, tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     kept = {}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from recipe import caches
+from recipe import caches, paying
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.cache_key import make_key
 from recipe.caches import list_caches, prune
@@ -281,6 +282,53 @@ def test_auto_says_why_not_and_trains_without(arguments, tmp_path, capsys, words
     assert told in line
     assert report.metrics["eval_accuracy"] > 0
     assert list(list_caches(tmp_path / "cache")) == []
+
+
+@pytest.mark.parametrize("frozen", ["0-1", "all"])
+def test_what_fits_is_kept_and_the_rest_computed_to_the_same_losses(arguments, tmp_path, capsys, monkeypatch, frozen):
+    monkeypatch.setattr("recipe.caching.why_not_partly", lambda *_: None)
+    words = ("--num_train_epochs=2", "--prefix_cache_dtype=float32", f"--freeze_layers={frozen}", *LAST)
+    room = {"0-1": 1e-4, "all": 9e-6}[frozen]  # of 0.24 MB and 12.8 kB
+    for name, more in (("whole", ()), ("part", (f"--prefix_cache_max_gb={room}",))):
+        cache = f"--prefix_cache_dir={tmp_path / name / 'cache'}"
+        train(arguments(*words, *more, cache, f"--output_dir={tmp_path / name / 'run'}"))
+    pairs = [manifest["pairs"] for _, _, manifest in list_caches(tmp_path / "part" / "cache")]
+    assert 30 < sum(pairs) < 100
+    assert 30 in pairs  # validation whole
+    for key in ("loss", "grad_norm", "eval_loss"):
+        parts = [history(tmp_path / name / "run", key) for name in ("whole", "part")]
+        assert len(parts[0]) == (2 if key == "eval_loss" else 18)
+        assert_close(*parts, 1e-5)
+
+
+def test_a_part_resumes_as_a_part_and_refuses_another(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.caching.why_not_partly", lambda *_: None)
+    words = ("--num_train_epochs=2", "--prefix_cache_max_gb=5e-5")
+    train(arguments(*words))
+    (tmp_path / "run" / "run.json").unlink()
+    expected = history(tmp_path / "run", "loss")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-18")
+    with pytest.raises(UserError, match=r"prefix cache in float16, computed in .*: it was .* of 100 pairs"):
+        train(arguments("--num_train_epochs=2"))
+    train(arguments(*words))
+    assert history(tmp_path / "run", "loss") == expected
+
+
+@pytest.mark.parametrize(("compute", "rate", "pays"), [(1e-3, 1e9, True), (1e-6, 1e6, False)])
+def test_a_part_is_kept_where_reading_is_measured_to_be_faster(arguments, monkeypatch, capsys, compute, rate, pays):
+    monkeypatch.setattr("recipe.paying.seconds_to_compute", lambda *_: compute)
+    monkeypatch.setattr("recipe.paying.bytes_a_second", lambda *_: rate)
+    train(arguments("--num_train_epochs=3", "--prefix_cache_max_gb=5e-5"))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prefix cache:")]
+    assert "--prefix_cache_max_gb 5e-05 keeps " in lines[0]
+    assert ("does not pay (computing a pair takes 0.001 ms" in lines[0]) is not pays
+    assert sum("encoded in" in line for line in lines) == (2 if pays else 0)
+
+
+def test_reading_and_computing_are_measured(model, split_tokens, tmp_path):
+    assert paying.bytes_a_second(tmp_path) > 1e6
+    assert 0 < paying.seconds_to_compute(model, split_tokens()) < 1
+    assert list(tmp_path.glob("tmp*")) == []
 
 
 def test_on_refuses_where_it_cannot_be(arguments):
