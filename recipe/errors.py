@@ -31,16 +31,16 @@ def exit_on_error(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        _exit(f"error: {error}", 2)
+        _exit(f"error: {error}", 2, "LOCAL_RANK")  # every rank of a machine has the same one (`ranks.together`)
     except RunError as error:
         _exit(f"error: {error}", 1)
     except Stopped as stopped:
-        _exit(str(stopped), stopped.status)
+        _exit(str(stopped), stopped.status, "RANK")  # a signal reaches all ranks, and one of them tells of it
     except KeyboardInterrupt:
-        _exit("interrupted", 128 + signal.SIGINT)
+        _exit("interrupted", 128 + signal.SIGINT, "RANK")
 
 
-def _exit(message: str, status: int) -> None:
-    if status < 128 or os.environ.get("RANK", "0") == "0":  # a signal reaches all ranks, and one of them tells of it
+def _exit(message: str, status: int, told_by: str = "") -> None:
+    if os.environ.get(told_by, "0") == "0":
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(status)

@@ -41,7 +41,7 @@ def finish(
     answers = answer_pairs(trainer, trainer.eval_dataset) if evaluations else None
     if answers is not None:
         report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
-    if args.should_save:
+    if args.process_index == 0:
         try:
             _write(arguments, trainer, report, split, answers)
         except (OSError, SafetensorError) as error:

@@ -85,8 +85,8 @@ def first_on_machine(args: TrainingArguments) -> int:
 def held_output(args: TrainingArguments) -> Iterator[bool]:
     """Hold output_dir for this run; gives whether all machines see the same folder.
 
-    Where they do not, --save_on_each_node is switched on: each machine then keeps checkpoints and model of its own,
-    since the Trainer reads both on every rank.
+    Where they do not, --save_on_each_node is switched on: each machine then keeps checkpoints of its own, which the
+    Trainer reads on every rank. The model is written by the first rank alone.
 
     Raises:
         UserError: another run holds it, or it cannot be written.

@@ -53,11 +53,14 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     while True:
         mine = together(args, lambda: _look(arguments, identity, rows, limit) if args.should_save else None)  # noqa: B023
         found = from_all_ranks(args, mine)
+        if found[0] is not None and found[0].finished:  # the model is the first rank's to write
+            break
         steps = {look.step for look in found if look is not None}
         if len(steps) == 1:
             break
         limit = min(steps)
-    look = found[0] if found[first_on_machine(args)] is None else found[first_on_machine(args)]
+    ours = found[first_on_machine(args)]
+    look = found[0] if ours is None or found[0].finished else ours
     if args.should_save:
         _tidy(args, look)
     return look
@@ -80,12 +83,11 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
     report = _finished_report(folder)
     if report is not None:
         changed = compare(report["identity"], identity, str(folder / REPORT))
-        if not changed and limit == sys.maxsize:
+        if not changed:
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder, limit)
     if checkpoint is None and report is not None:
-        why = changed[0] if changed else f"--output_dir {folder}: the run ended here, but not on every machine"
-        raise UserError(f"{why}, and no checkpoint of it is left to go on from; {WAY_OUT}")
+        raise UserError(f"{changed[0]}, and no checkpoint of it is left to go on from; {WAY_OUT}")
     if checkpoint is None:
         return Resume(notes=tuple(complaints))
     changed = compare(checkpoint.manifest["identity"], identity, str(checkpoint.folder))

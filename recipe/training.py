@@ -90,12 +90,13 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
     same_on_all_ranks(args, identity)
     with held_output(args) as shared:
         if not shared:
-            say(args, f"note: the machines share no {args.output_dir}: each keeps its own checkpoints and model there")
+            say(args, f"note: the machines share no {args.output_dir}: each keeps its own checkpoints there")
         resume = choose(arguments, identity, splits[0].rows)
         for line in resume.notes:
             say(args, f"note: {line}")
         if resume.finished:
-            say(args, format_finished(args.output_dir))
+            if args.process_index == 0:
+                say(args, format_finished(args.output_dir))
             return None
         trainer = build(arguments, model, tokenizer, tokenized, report, resume.checkpoint)
         output = _run(trainer, request, resume.checkpoint)
