@@ -1,10 +1,14 @@
 """accelerate launch, as a user types it: processes on one machine, or two machines that share no disk."""
 
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,3 +51,53 @@ def finished(process):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out
+
+
+# ---- without the launcher: forked from a process that has imported everything, a second each ----
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["recipe.training", "recipe.parsing", "recipe.errors"])
+
+
+class Ended(NamedTuple):
+    """What a process that has ended left: its status, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def fork_ranks(words, folders, machines=False):
+    """Run two ranks to their ends, each in its folder: of one machine, or of two that share no disk."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = []
+    for rank, folder in enumerate(folders):
+        folder.mkdir(exist_ok=True)
+        local = {"LOCAL_RANK": "0" if machines else str(rank), "LOCAL_WORLD_SIZE": "1" if machines else "2"}
+        env = {**place, **local, "RANK": str(rank)}
+        processes.append(FORKS.Process(target=_run_rank, args=(env, str(folder), words, str(folder / f"rank-{rank}"))))
+        processes[-1].start()
+    ended = []
+    for rank, (process, folder) in enumerate(zip(processes, folders, strict=True)):
+        process.join(120)
+        process.kill()
+        log = folder / f"rank-{rank}"
+        texts = [Path(f"{log}.{kind}").read_text() for kind in ("out", "err")]
+        for kind in ("out", "err"):
+            Path(f"{log}.{kind}").unlink()
+        ended.append(Ended(process.exitcode, *texts))
+    return ended
+
+
+def _run_rank(env, folder, words, log):
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.argv = ["run_freeze.py", *words]
+    for number, kind in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{log}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+    from recipe.errors import exit_on_error
+    from recipe.parsing import parse
+    from recipe.training import train
+
+    torch.set_num_threads(1)
+    exit_on_error(lambda: train(parse(words)))

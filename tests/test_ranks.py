@@ -12,7 +12,7 @@ from recipe.caches import list_caches
 from recipe.checkpointing import checkpoint_folders
 from recipe.training import train
 from tests.kill_points import outcome
-from tests.launching import finished, small_run, start
+from tests.launching import fork_ranks, small_run, start
 from tests.test_training import assert_close, history
 
 KEYS = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
@@ -24,11 +24,24 @@ def launch(tiny_model, pairs_dir, tmp_path):
     return lambda *words: start([*small_run(tiny_model, pairs_dir, tmp_path / "cache of two"), *words])
 
 
-def test_two_ranks_give_the_result_of_one(arguments, launch, tmp_path):
+@pytest.fixture
+def run_two(tiny_model, pairs_dir, tmp_path):
+    """The same without the launcher; what the first rank printed."""
+
+    def run(*words):
+        flags = small_run(tiny_model, pairs_dir, tmp_path / "cache of two")
+        first, second = fork_ranks([*flags, *words], [tmp_path, tmp_path])
+        assert (first.status, second.status, second.out) == (0, 0, ""), first.err + second.err
+        return first.out
+
+    return run
+
+
+def test_two_ranks_give_the_result_of_one(arguments, run_two, tmp_path):
     # 30 validation pairs are no multiple of 7 x 2; a patience of 1 ends the run early
     words = ["--dropout=0", "--num_train_epochs=6", "--prefix_cache_dtype=float32", "--early_stopping_patience=1"]
     train(arguments("--per_device_train_batch_size=32", *words, f"--output_dir={tmp_path / 'one'}"))
-    out = finished(launch(*words, "--per_device_eval_batch_size=7", f"--output_dir={tmp_path / 'two'}"))
+    out = run_two(*words, "--per_device_eval_batch_size=7", f"--output_dir={tmp_path / 'two'}")
     assert out.count("\nepoch 1 ") == 1
     for key in KEYS:
         assert_close(history(tmp_path / "one", key), history(tmp_path / "two", key), 1e-5)
@@ -40,15 +53,15 @@ def test_two_ranks_give_the_result_of_one(arguments, launch, tmp_path):
     assert (train_cache, eval_cache) == (30, 70)
 
 
-def test_two_ranks_resume_in_mid_epoch_to_the_same_bytes(launch, tmp_path):
+def test_two_ranks_resume_in_mid_epoch_to_the_same_bytes(run_two, tmp_path):
     words = ["--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=9"]
     words += ["--eval_strategy=steps", "--eval_steps=1", f"--output_dir={tmp_path / 'run'}"]
-    finished(launch(*words))
+    run_two(*words)
     expected = outcome(tmp_path)
     for checkpoint in checkpoint_folders(tmp_path / "run")[:4]:
         shutil.rmtree(checkpoint)
     (tmp_path / "run" / "run.json").unlink()
-    assert "going on from step 2: " in finished(launch(*words))
+    assert "going on from step 2: " in run_two(*words)
     assert outcome(tmp_path) == expected
 
 
