@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from recipe.durable import sha256_of, sync, write_json
 
@@ -42,15 +43,25 @@ class Checkpoint(NamedTuple):
         return json.loads((self.folder / STATE).read_text(encoding="utf-8"))
 
 
-def save_trainable(model: nn.Module, folder: Path) -> None:
-    """Write the model's trained weights into `folder`."""
+def whole(value: Tensor) -> Tensor:
+    """A parameter's values, gathered from all ranks where FSDP has sharded it. Collective then."""
+    value = value.detach()
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters by name, whole. Collective where they are sharded."""
+    return {name: whole(value).contiguous() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def save_trainable(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write `trainable_weights` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().contiguous() for name, value in model.named_parameters() if value.requires_grad}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_trainable(model: nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into a model that trains the same parameters.
+    """Put a checkpoint's weights into a model that trains the same parameters, sharded or not.
 
     Raises:
         Damaged: it holds others.
@@ -61,7 +72,13 @@ def load_trainable(model: nn.Module, folder: Path) -> None:
         raise Damaged(f"{folder / WEIGHTS}: other weights than are trained: {min(weights.keys() ^ ours.keys())}")
     with torch.no_grad():
         for name, value in ours.items():
-            value.copy_(weights[name])
+            value.copy_(_placed_like(weights[name], value))
+
+
+def _placed_like(weight: Tensor, value: Tensor) -> Tensor:
+    if not isinstance(value, DTensor):
+        return weight
+    return distribute_tensor(weight.to(value.device), value.device_mesh, value.placements, src_data_rank=None)
 
 
 def seal(folder: Path, content: dict[str, Any]) -> None:
@@ -157,7 +174,11 @@ def with_best(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-OURS = re.compile(r"(trainable\.safetensors|(optimizer|scheduler|scaler)\.pt|rng_state.*\.pth|.*\.json|\..*\.partial)")
+OURS = re.compile(
+    r"trainable\.safetensors|(optimizer|scheduler|scaler)\.pt|rng_state.*\.pth|.*\.json|\..*\.partial"
+    r"|(optimizer|pytorch_model_fsdp)\.bin"  # FSDP
+    r"|latest|zero_to_\w+\.py|(bf16_|fp16_)?(zero_pp|mp)_rank_\w+\.pt"  # ZeRO
+)
 
 
 def strangers(output_dir: Path) -> list[Path]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import RecipeArguments
 from recipe.card import write_card
-from recipe.checkpointing import STAGING
+from recipe.checkpointing import STAGING, whole
 from recipe.data import Split
 from recipe.durable import publish, sha256_of
 from recipe.errors import RunError
@@ -41,9 +42,11 @@ def finish(
     answers = answer_pairs(trainer, trainer.eval_dataset) if evaluations else None
     if answers is not None:
         report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = {name: whole(value) for name, value in model.state_dict().items()}
     if args.process_index == 0:
         try:
-            _write(arguments, trainer, report, split, answers)
+            _write(arguments, trainer, report, split, answers, weights)
         except (OSError, SafetensorError) as error:
             raise RunError(
                 f"{args.output_dir}: the model cannot be written: {error}; the checkpoints are good, and the same "
@@ -52,7 +55,12 @@ def finish(
 
 
 def _write(
-    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, split: Split | None, answers: Answers | None
+    arguments: RecipeArguments,
+    trainer: FreezeTrainer,
+    report: RunReport,
+    split: Split | None,
+    answers: Answers | None,
+    weights: dict[str, Tensor],
 ) -> None:
     """Put the model and its results into output_dir, each file whole, run.json last: with it the run is finished."""
     folder = Path(arguments.training.output_dir or ".")
@@ -60,7 +68,7 @@ def _write(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(staging)
+    model.save_pretrained(staging, state_dict=weights)
     trainer.processing_class.save_pretrained(staging)
     report.model_sha256 = sha256_of(staging / "model.safetensors")
     write_results(staging, arguments, report)

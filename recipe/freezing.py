@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from recipe.arguments import FreezeArguments
+from recipe.checkpointing import whole
 from recipe.errors import UserError
 from recipe.modeling import BertForPairwiseCLS
 
@@ -131,12 +132,15 @@ def make_plan(model: BertForPairwiseCLS) -> FreezePlan:
 
 
 def fingerprint(model: nn.Module, trained: bool) -> str:
-    """sha256 over the names and bytes of all parameters that are trained, or of all that are frozen."""
+    """sha256 over the names and bytes of all parameters that are trained, or of all that are frozen.
+
+    Collective where they are sharded.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad == trained:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(-1).view(dtype=torch.uint8).numpy().data)
+            digest.update(whole(parameter).cpu().contiguous().view(-1).view(dtype=torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

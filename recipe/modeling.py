@@ -93,6 +93,10 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             _freeze_modes(self)
         return self
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """None while they are parked; FSDP asks for them, to shard them apart."""
+        return None if self._parked else super().get_input_embeddings()
+
     def enable_input_require_grads(self) -> None:
         """Do nothing: activation checkpointing asks for this, and backward would cross every frozen layer."""
 

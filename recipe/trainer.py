@@ -1,6 +1,7 @@
 """FreezeTrainer: the Trainer with this recipe's batches, loss, checkpoints and stop at a loss that is no number."""
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,8 +34,9 @@ from recipe.checkpointing import (
     rotate,
     save_trainable,
     seal,
+    trainable_weights,
 )
-from recipe.errors import RunError
+from recipe.errors import RunError, UserError
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import EpochLines
@@ -90,10 +92,11 @@ class FreezeTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
+        weights = trainable_weights(model)  # of all ranks, where FSDP has sharded them
         if self.args.should_save and folder.name.startswith("checkpoint-"):
-            save_trainable(model, folder)
+            save_trainable(weights, folder)
         elif self.args.should_save:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -194,6 +197,17 @@ def mean_loss(label_smoothing: float) -> Callable[..., Tensor]:
     return loss
 
 
+def check_sharding(environment: Mapping[str, str]) -> None:
+    """Check that FSDP, where accelerate switched it on, gives whole weights to save: the Trainer saves none otherwise.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind = environment.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != "FULL_STATE_DICT":
+        raise UserError(f"fsdp_state_dict_type {kind}: the model could not be saved; FULL_STATE_DICT is expected")
+
+
 def build_trainer(
     args: FreezeTrainingArguments,
     model: BertForPairwiseCLS,
@@ -202,6 +216,7 @@ def build_trainer(
     eval_dataset: SortedPairs | None = None,
 ) -> FreezeTrainer:
     """A FreezeTrainer with this recipe's loss, collator, metrics and progress lines."""
+    check_sharding(os.environ)
     trainer = FreezeTrainer(
         model=model,
         args=args,

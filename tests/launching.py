@@ -67,15 +67,19 @@ class Ended(NamedTuple):
     err: str
 
 
-def fork_ranks(words, folders, machines=False):
-    """Run two ranks to their ends, each in its folder: of one machine, or of two that share no disk."""
+def fork_ranks(words, folders, machines=False, env=None, prepare=None):
+    """Run two ranks to their ends, each in its folder: of one machine, or of two that share no disk.
+
+    `env` is added to their environment; `prepare` is called in each before it starts.
+    """
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     processes = []
     for rank, folder in enumerate(folders):
         folder.mkdir(exist_ok=True)
         local = {"LOCAL_RANK": "0" if machines else str(rank), "LOCAL_WORLD_SIZE": "1" if machines else "2"}
-        env = {**place, **local, "RANK": str(rank)}
-        processes.append(FORKS.Process(target=_run_rank, args=(env, str(folder), words, str(folder / f"rank-{rank}"))))
+        environment = {**place, **local, "RANK": str(rank), **(env or {})}
+        args = environment, str(folder), words, str(folder / f"rank-{rank}"), prepare
+        processes.append(FORKS.Process(target=_run_rank, args=args))
         processes[-1].start()
     ended = []
     for rank, (process, folder) in enumerate(zip(processes, folders, strict=True)):
@@ -89,7 +93,7 @@ def fork_ranks(words, folders, machines=False):
     return ended
 
 
-def _run_rank(env, folder, words, log):
+def _run_rank(env, folder, words, log, prepare):
     os.environ.update(env)
     os.chdir(folder)
     sys.argv = ["run_freeze.py", *words]
@@ -100,4 +104,6 @@ def _run_rank(env, folder, words, log):
     from recipe.training import train
 
     torch.set_num_threads(1)
+    if prepare is not None:
+        prepare()
     exit_on_error(lambda: train(parse(words)))
