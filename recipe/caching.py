@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recipe.arguments import RecipeArguments
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_key import CacheKey, make_key
 from recipe.data import Examples
 from recipe.encoding import encode, faster_dtype
@@ -87,7 +87,7 @@ def cache_prefix(
     tokens: list[Tokens] = []
     if reason is None:
         try:
-            tokens = [store_tokens(split.examples, split.shards, directory, args) for split in splits]
+            tokens = [_read(split, directory, args) for split in splits]
         except OSError as error:
             reason = f"--prefix_cache_dir {directory}: {error.strerror or error}"
     if reason is None:
@@ -119,6 +119,15 @@ def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str 
     if arguments.cache.prefix_cache == "auto" and before is None and arguments.training.num_train_epochs <= 1:
         return "a single epoch would read each output once"
     return None
+
+
+def _read(split: TokenizedSplit, directory: Path, args: FreezeTrainingArguments) -> Tokens:
+    tokens = store_tokens(split.examples, split.shards, directory, args)
+    if len(tokens.labels) != split.rows:
+        raise UserError(
+            f"{split.source}: {len(tokens.labels):,} rows, where its metadata or an earlier pass said {split.rows:,}"
+        )
+    return tokens
 
 
 def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments) -> list[Tokens]:

@@ -10,7 +10,7 @@ import pytest
 from recipe.errors import UserError
 from recipe.hub import require_hub
 from tests.conftest import make_pairs
-from tests.hub_server import hub
+from tests.hub_server import FAULTS, hub
 
 ROOT = Path(__file__).parents[1]
 CARD = """---
@@ -45,8 +45,10 @@ def afqmc(tmp_path_factory):
     (folder / "afqmc").mkdir()
     for split, count in (("train", 48), ("validation", 20)):
         rows = [{**row, "label": int(row["label"]), "idx": i} for i, row in enumerate(make_pairs(count, count))]
-        table = datasets.Dataset.from_list(rows, features=features)
-        table.to_parquet(folder / "afqmc" / f"{split}-00000-of-00001.parquet")
+        shards = [rows[:5], rows[5:40], rows[40:]] if split == "train" else [rows]
+        for number, shard in enumerate(shards):
+            table = datasets.Dataset.from_list(shard, features=features)
+            table.to_parquet(folder / "afqmc" / f"{split}-{number:05}-of-{len(shards):05}.parquet")
     (folder / "README.md").write_text(CARD)
     return folder
 
@@ -59,16 +61,20 @@ def run(endpoint, tmp_path, *words):
 
 
 @pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
-def test_the_default_names_are_loaded_from_the_hub(tiny_model, afqmc, tmp_path, reading):
+def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(tiny_model, afqmc, tmp_path, reading):
+    FAULTS["left"] = 1
     with hub({"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": afqmc}) as endpoint:
         done = run(endpoint, tmp_path, reading)
     assert done.returncode == 0, done.stderr
+    assert FAULTS["left"] == 0
+    assert "peer closed connection" in done.stderr  # and was asked again for the rest
     assert "train: 48 pairs from clue/clue afqmc train" in done.stdout
     results = json.loads((tmp_path / "outputs" / "freeze" / "all_results.json").read_text())
     assert results["epoch"] in (1.0, 2.0)
 
 
-def test_metadata_that_promises_other_rows_is_found_out(tiny_model, afqmc, tmp_path):
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_metadata_that_promises_other_rows_is_found_out(tiny_model, afqmc, tmp_path, cache):
     (tmp_path / "wrong").mkdir()
     for path in (afqmc / "afqmc").iterdir():
         (tmp_path / "wrong" / "afqmc").mkdir(exist_ok=True)
@@ -76,7 +82,7 @@ def test_metadata_that_promises_other_rows_is_found_out(tiny_model, afqmc, tmp_p
     (tmp_path / "wrong" / "README.md").write_text(CARD.replace("num_examples: 48", "num_examples: 50"))
     repositories = {"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": tmp_path / "wrong"}
     with hub(repositories) as endpoint:
-        done = run(endpoint, tmp_path)
+        done = run(endpoint, tmp_path, f"--prefix_cache={cache}", f"--prefix_cache_dir={tmp_path / 'cache'}")
     assert done.returncode == 2
     assert "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50" in done.stderr
 
