@@ -125,6 +125,11 @@ class FreezeTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = _option(
         None, "Stop after so many evaluations without a better --metric_for_best_model."
     )
+    compile_tail: str = _option(
+        "off",
+        "Train what is above the frozen prefix as compiled graphs; auto: where that measures faster on the GPU.",
+        choices=["auto", "on", "off"],
+    )
     model_card: bool = _option(True, "Write README.md, a model card with figures, beside the model.")
     eval_strategy: str = _option("epoch", "When to evaluate.", choices=["no", "steps", "epoch"])
     save_strategy: str = _option("epoch", "When to save a checkpoint.", choices=["no", "steps", "epoch", "best"])

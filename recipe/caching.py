@@ -45,6 +45,11 @@ class CachedSplit(NamedTuple):
         """How many pairs are in the cache."""
         return self.cache.manifest["pairs"]
 
+    @property
+    def whole(self) -> bool:
+        """Whether that is all of them."""
+        return self.kept == len(self.lengths)
+
     def example(self, index: int) -> Example:
         """One pair, for `collate` to gather."""
         if index >= self.kept:

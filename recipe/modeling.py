@@ -4,6 +4,8 @@ This file is copied beside every saved model (`trust_remote_code=True` runs it t
 transformers only. It is also the one place that leans on the inside of transformers' BertLayer.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertPreTrainedModel
@@ -64,6 +66,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
     Attributes:
         prefix_depth: how many layers the frozen prefix has; None where the embeddings are trained.
         frozen_dropout: whether what is frozen still drops out in training, as stock PyTorch does.
+        compiled_tail: what training calls in place of `run_tail`; None for itself.
     """
 
     config_class = BertPairwiseCLSConfig
@@ -80,6 +83,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.prefix_depth: int | None = None
         self.frozen_dropout = False
+        self.compiled_tail: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self._parked: list[nn.Module] = []
         self.post_init()
 
@@ -142,6 +146,12 @@ class BertForPairwiseCLS(BertPreTrainedModel):
                 self.bert.encoder.layer[index] = layer
             self._parked = []
 
+    def run_tail(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Logits (batch, num_labels) from the frozen prefix's output (batch, tokens, hidden)."""
+        layers = self.config.num_hidden_layers
+        hidden_states = self._run_layers(hidden_states, attention_mask, self.prefix_depth or 0, layers)
+        return self.classifier(self.dropout(hidden_states[:, 0]))
+
     def _run_layers(self, hidden_states: Tensor, attention_mask: Tensor | None, start: int, stop: int) -> Tensor:
         if start == stop:
             return hidden_states
@@ -165,7 +175,6 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         hidden) in place of the ids. With `computed` (some,) it takes prefix_states and the ids (some, fewer tokens) of
         those places of the batch whose states are missing among them.
         """
-        start = self.prefix_depth or 0
         if prefix_states is not None:
             hidden_states = prefix_states.to(self.classifier.weight.dtype)
             if computed is not None and input_ids is not None:
@@ -174,8 +183,8 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:
             hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        hidden_states = self._run_layers(hidden_states, attention_mask, start, self.config.num_hidden_layers)
-        logits = self.classifier(self.dropout(hidden_states[:, 0]))
+        tail = self.run_tail if self.compiled_tail is None or not self.training else self.compiled_tail
+        logits = tail(hidden_states, attention_mask)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

@@ -27,26 +27,34 @@ class PrefixCache:
     """An opened cache.
 
     Attributes:
-        states: (tokens, hidden), memory-mapped.
+        states: (tokens, hidden), memory-mapped, or on a GPU.
         offsets: (pairs + 1,); pair i has the rows offsets[i] to offsets[i + 1].
         manifest: what was written beside them.
+        multiple: batches are padded to a multiple of so many tokens, so that few shapes occur; 1 for no such padding.
     """
 
-    def __init__(self, states: Tensor, offsets: Tensor, manifest: dict[str, Any]) -> None:
-        self.states, self.offsets, self.manifest = states, offsets, manifest
+    def __init__(self, states: Tensor, offsets: Tensor, manifest: dict[str, Any], multiple: int = 1) -> None:
+        self.states, self.offsets, self.manifest, self.multiple = states, offsets, manifest, multiple
+
+    def to(self, device: torch.device, multiple: int) -> "PrefixCache":
+        """The same with its states in `device`'s memory, whence `gather` moves nothing but what it is asked for."""
+        return PrefixCache(self.states.to(device), self.offsets, self.manifest, multiple)
 
     def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The states of some pairs, (batch, longest, hidden), and their mask (batch, longest), None without padding.
 
-        One indexed copy; padding repeats a pair's last row, which the mask hides.
+        One indexed copy; padding repeats a pair's last row, which the mask hides. Padded to a multiple, all batches
+        have a mask, so that they are of one kind.
         """
         wanted = torch.as_tensor(indices)
         starts = self.offsets[wanted]
         lengths = self.offsets[wanted + 1] - starts
-        place = torch.arange(int(lengths.max()))
+        longest = -(-int(lengths.max()) // self.multiple) * self.multiple
+        place = torch.arange(longest)
         rows = starts[:, None] + torch.minimum(place, lengths[:, None] - 1)
-        states = self.states.index_select(0, rows.view(-1)).view(*rows.shape, -1)
-        return states, None if bool((lengths == len(place)).all()) else (place < lengths[:, None]).long()
+        states = self.states.index_select(0, rows.view(-1).to(self.states.device)).view(*rows.shape, -1)
+        whole = self.multiple == 1 and bool((lengths == longest).all())
+        return states, None if whole else (place < lengths[:, None]).long()
 
 
 def rows_per_pair(tokens: Tokens, key: CacheKey) -> Tensor:

@@ -17,6 +17,7 @@ from recipe.data import Examples, Split, iterate, iterate_batches, open_split, r
 from recipe.errors import RunError, UserError
 from recipe.finishing import finish
 from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, wasteful_choices
+from recipe.gpu import COMPILED, compile_tail, keep_on_gpu
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
 from recipe.modeling import BertForPairwiseCLS
@@ -155,16 +156,20 @@ def build(
     cached = cache_prefix(model, splits, arguments, before)
     report.encode_seconds = time.perf_counter() - start
     prefix = describe_prefix(cached)
-    if checkpoint is not None:
-        same_prefix(checkpoint, prefix)
     if cached:
-        if all(each.kept == len(each.lengths) for each in cached):
+        if all(each.whole for each in cached):
             model.park_prefix()
+            caches = keep_on_gpu([each.cache for each in cached], arguments.training)
+            cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
+            compile_tail(model, caches[0], arguments.training, before)
+            prefix += COMPILED if model.compiled_tail else ""
         train_data = cached_batches(cached[0], arguments)
         eval_data = cached[1].sorted_pairs() if len(cached) > 1 else None
     else:
         train_data = train_batches(splits[0], arguments)
         eval_data = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
+    if checkpoint is not None:
+        same_prefix(checkpoint, prefix)
     trainer = build_trainer(arguments.training, model, tokenizer, train_data, eval_data)
     trainer.run = {
         "identity": report.identity,

@@ -1,0 +1,103 @@
+"""What a GPU asks for, as far as a CPU can tell: decisions, shapes, and that a compiled tail learns the same."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from recipe import gpu
+from recipe.prefix_cache import PrefixCache
+from recipe.training import train
+from tests.test_training import assert_close, history
+
+
+@pytest.fixture
+def cache():
+    """Pairs of 3, 8 and 9 tokens."""
+    states = torch.arange(20.0)[:, None].repeat(1, 4)
+    return PrefixCache(states, torch.tensor([0, 3, 11, 20]), {"pairs": 3})
+
+
+def gpu_args(workers=0):
+    return SimpleNamespace(
+        device=SimpleNamespace(type="cuda"), dataloader_num_workers=workers, process_index=0, dataloader_pin_memory=True
+    )
+
+
+def test_few_lengths_occur_and_the_mask_hides_the_rest(cache):
+    padded = cache.to(torch.device("cpu"), 8)
+    for indices, length in (([0], 8), ([1], 8), ([0, 1], 8), ([2, 0], 16)):
+        states, mask = padded.gather(indices)
+        assert states.shape[1] == mask.shape[1] == length
+        assert mask.sum(1).tolist() == [[3, 8, 9][index] for index in indices]
+        plain, _ = cache.gather(indices)
+        assert torch.equal(states[:, : plain.shape[1]], plain)
+
+
+@pytest.mark.parametrize(
+    ("free", "workers", "told", "pinned"),
+    [(1000, 0, "in GPU memory", False), (500, 0, "stay with the host", True), (1000, 2, None, True)],
+)
+def test_the_cache_goes_to_the_gpu_where_it_fits(cache, monkeypatch, capsys, free, workers, told, pinned):
+    moved = []
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: free)
+    monkeypatch.setattr(PrefixCache, "to", lambda self, device, multiple: moved.append(multiple) or self)
+    args = gpu_args(workers)
+    (kept,) = gpu.keep_on_gpu([cache], args)  # 320 bytes
+    assert moved == ([gpu.LENGTHS] if told == "in GPU memory" else [])
+    assert args.dataloader_pin_memory is pinned
+    assert (told or "") in capsys.readouterr().out
+    assert kept.multiple == (gpu.LENGTHS if told == "stay with the host" else 1)
+
+
+def test_on_a_cpu_it_stays_where_it_is(cache, arguments):
+    args = arguments().training
+    assert gpu.keep_on_gpu([cache], args) == [cache]
+
+
+def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "BACKEND", "aot_eager")
+    words = ("--num_train_epochs=2", "--dropout=0")
+    for mode in ("off", "on"):
+        train(arguments(*words, f"--compile_tail={mode}", f"--output_dir={tmp_path / mode}"))
+    for key in ("loss", "grad_norm", "eval_loss"):
+        assert_close(history(tmp_path / "off", key), history(tmp_path / "on", key), 1e-5)
+    manifest = (tmp_path / "on" / "checkpoint-18" / "manifest.json").read_text()
+    assert "tail compiled" in manifest
+
+
+@pytest.mark.parametrize(
+    ("faster", "before", "compiled"),
+    [(True, None, True), (False, None, False), (None, f"in float16{gpu.COMPILED}", True), (None, "in float16", False)],
+)
+def test_auto_compiles_where_it_measures_faster(cache, monkeypatch, faster, before, compiled):
+    args = SimpleNamespace(compile_tail="auto", device=SimpleNamespace(type="cuda"))
+    model = SimpleNamespace(run_tail=lambda states, mask: states, compiled_tail=None)
+    model.to = lambda device: model
+    monkeypatch.setattr(gpu, "BACKEND", "eager")
+    monkeypatch.setattr(gpu, "_faster", lambda *_: faster)
+    gpu.compile_tail(model, cache, args, before)
+    assert (model.compiled_tail is not None) is compiled
+
+
+@pytest.mark.parametrize("times", [(0.002, 0.001), (0.001, 0.002)])
+def test_faster_is_what_was_measured(cache, arguments, monkeypatch, capsys, times):
+    seconds = iter(times)
+    monkeypatch.setattr(gpu, "_seconds", lambda *_: next(seconds))
+    model = SimpleNamespace(run_tail=None)
+    assert gpu._faster(model, None, cache, arguments().training) is (times[1] < times[0])
+    assert f"{1000 * times[0]:.2f} ms forward and backward, {1000 * times[1]:.2f} ms" in capsys.readouterr().out
+
+
+def test_measuring_leaves_no_trace(arguments, tiny_model, cache):
+    from recipe.freezing import freeze
+    from recipe.loading import load_config, load_model
+
+    parsed = arguments()
+    config, options = load_config(parsed.model)
+    model = load_model(parsed.model, config, options)
+    freeze(model, parsed.freeze)
+    before = torch.random.get_rng_state()
+    assert gpu._seconds(model, model.run_tail, torch.zeros(2, 8, 32), None, parsed.training) > 0
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
