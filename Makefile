@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval predict sweep tune export cache clean-cache bench test torture lint clean
+.PHONY: help setup demo train eval predict sweep tune export cache clean-cache bench bench-scale test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,6 +57,9 @@ clean-cache: $(VENV)/.ready ## remove them
 bench: $(VENV)/.ready ## the recipe beside its peers: table, chart, benchmarks/results.json (ten minutes on two cores)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench
+
+bench-scale: $(VENV)/.ready ## rows against seconds and memory, two ranks against one (half an hour on two cores)
+	$(BIN)/python -m benchmarks.scale
 
 test: $(VENV)/.ready ## run the tests
 	$(BIN)/python -m pytest

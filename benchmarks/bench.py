@@ -49,13 +49,24 @@ def lengths_of(split: str) -> list[int]:
     return lengths
 
 
+class Lookup:
+    """A batching Source over what is in memory."""
+
+    def __init__(self, values: list[int]) -> None:
+        self.values = values
+
+    def take(self, indices: list[int]) -> list[int]:
+        """Some of the values."""
+        return [self.values[index] for index in indices]
+
+    def skip(self, indices: list[int]) -> None:
+        """Nothing to do."""
+
+
 def epoch_batches(system: str, lengths: list[int]) -> list[list[int]]:
     """The lengths of the pairs in each batch of an epoch, as the system's own order makes them."""
     if system in "fgh":
-        made = TrainBatches(
-            lambda: lambda indices: [lengths[i] for i in indices], int, len(lengths), StepShape(BATCH), 10_000, 0
-        )
-        return list(made)
+        return list(TrainBatches(lambda: Lookup(lengths), int, len(lengths), StepShape(BATCH), 10_000, 0))
     order = list(range(len(lengths)))
     if system == "d":
         order = get_length_grouped_indices(lengths, BATCH, generator=torch.Generator().manual_seed(0))
@@ -82,10 +93,10 @@ def examples(batches: list[list[int]], seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def make_model(folder: Path) -> None:
-    """BERT-base in shape, with random weights, and a tokenizer of the size of bert-base-chinese's."""
+def make_model(folder: Path, config: BertConfig) -> None:
+    """A BERT of that shape, with random weights, and a tokenizer of the size of bert-base-chinese's."""
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=VOCABULARY), add_pooling_layer=False).save_pretrained(folder)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     names = ["[PAD]", *(f"[unused{i}]" for i in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     names += [chr(0x4E00 + i) for i in range(VOCABULARY - len(names))]
     BertTokenizer(vocab={name: i for i, name in enumerate(names)}, model_max_length=512).save_pretrained(folder)
@@ -168,7 +179,7 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        make_model(folder / "model")
+        make_model(folder / "model", BertConfig(vocab_size=VOCABULARY))
         encoding = measure_encoding(folder / "model", lengths_of("train"))
         systems = measure(folder, args.rounds, args.quantiles, args.systems)
         ceiling = measure_ceiling(folder / "model", systems.get("h"))

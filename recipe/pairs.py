@@ -1,11 +1,13 @@
 """What a sentence pair is: every record is checked, and one that is none is an error with its place."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from recipe.readers import BadRow
 
 UNLABELLED = -1
+HALF = re.compile("[\ud800-\udfff]")
 
 
 def checked(
@@ -49,7 +51,7 @@ def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
         raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
     if not value.strip():
         raise BadRow(f"{where}: {key} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if HALF.search(value):
         raise BadRow(f"{where}: {key} holds half a character (a lone surrogate): {value!r:.40}")
     return value
 
