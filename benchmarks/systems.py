@@ -126,12 +126,12 @@ def stock(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tup
 
 def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tuple[Trainer, OnCommand]:
     """This recipe: f without the cache, g making it, h finding it."""
-    from recipe.caching import TokenizedSplit
+    from recipe.building import build
+    from recipe.cached_split import TokenizedSplit
     from recipe.freezing import freeze, make_plan
     from recipe.loading import load_config, load_model, load_tokenizer
     from recipe.parsing import parse
     from recipe.reporting import RunReport
-    from recipe.training import build
 
     arguments = parse(
         [

@@ -46,9 +46,11 @@ class DataArguments:
     data_dir: str | None = _option(
         None, "A folder with train, dev or validation, and test as .json, .jsonl, .csv, .tsv or .parquet, plain or .gz."
     )
-    train_file: str | None = _option(None, "The training split, as one file in place of --data_dir's.")
-    validation_file: str | None = _option(None, "The validation split, as one file.")
-    test_file: str | None = _option(None, "The test split, as one file; - for JSON lines on standard input.")
+    train_file: str | None = _option(
+        None, "The training split in place of --data_dir's: a file, or a pattern ('train-*.jsonl') for its shards."
+    )
+    validation_file: str | None = _option(None, "The validation split, likewise.")
+    test_file: str | None = _option(None, "The test split, likewise; - for JSON lines on standard input.")
     label_names: list[str] | None = _option(
         None, "The labels as they stand in the data, in the order of their ids. Default: 0 1."
     )
@@ -101,10 +103,12 @@ class CacheArguments:
     )
     prefix_compute_dtype: str = _option(
         "auto",
-        "How they are computed; auto: bfloat16 where that measures faster and the storage has 16 bits, else float32.",
+        "How they are computed; auto: bfloat16 where the processor has it and the storage 16 bits, else float32.",
         choices=["auto", "float32", "bfloat16"],
     )
-    prefix_cache_max_gb: float = _option(20.0, "The most disk space that one run's caches may take, in GB.")
+    prefix_cache_max_gb: float = _option(
+        20.0, "The most disk space that one run's caches may take, in GB; of more, what fits is kept where that pays."
+    )
 
 
 @dataclass

@@ -1,17 +1,15 @@
-"""Whether a run trains from the prefix cache, how much of its data, and the splits that it then reads."""
+"""Whether a run trains from the prefix cache, how much of its data, and the caches found or made."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_key import CacheKey, make_key
-from recipe.data import Examples
-from recipe.encoding import encode, faster_dtype
+from recipe.cached_split import CachedSplit, TokenizedSplit
+from recipe.encoding import encode, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
 from recipe.paying import why_not_partly
@@ -19,57 +17,9 @@ from recipe.prefix_cache import PrefixCache, open_cache, size_in_bytes
 from recipe.progress import say
 from recipe.ranks import Share, first_on_machine, from_all_ranks, from_first_rank
 from recipe.token_store import store_tokens
-from recipe.tokens import Example, SortedPairs, Tokens
+from recipe.tokens import Tokens
 
 GIGABYTE = 1e9
-
-
-class TokenizedSplit(NamedTuple):
-    """A split's tokenised examples, how many there are, and what they are for messages."""
-
-    source: str
-    rows: int
-    examples: Examples
-    shards: int = 1  # into how many parts the examples can be divided
-
-
-class CachedSplit(NamedTuple):
-    """A split whose first pairs are looked up in a prefix cache, and the others, where it has more, in its tokens."""
-
-    cache: PrefixCache
-    tokens: Tokens
-    lengths: Tensor  # int32, (pairs,)
-
-    @property
-    def kept(self) -> int:
-        """How many pairs are in the cache."""
-        return self.cache.manifest["pairs"]
-
-    @property
-    def whole(self) -> bool:
-        """Whether that is all of them."""
-        return self.kept == len(self.lengths)
-
-    def example(self, index: int) -> Example:
-        """One pair, for `collate` to gather."""
-        if index >= self.kept:
-            return self.tokens.example(index)
-        return {"cache": self.cache, "index": index, "labels": int(self.tokens.labels[index])}
-
-    def length(self, example: Example) -> int:
-        """Tokens of a pair that `example` gave."""
-        return int(self.lengths[example["index"]]) if "cache" in example else len(example["input_ids"])
-
-    def take(self, indices: list[int]) -> list[Example]:
-        """Some pairs."""
-        return [self.example(index) for index in indices]
-
-    def skip(self, indices: list[int]) -> None:
-        """Nothing to pass by in a map."""
-
-    def sorted_pairs(self) -> SortedPairs:
-        """All pairs, for evaluation."""
-        return SortedPairs(self.lengths, self.example)
 
 
 def cache_prefix(
@@ -171,7 +121,7 @@ def _choose_keys(
                 Path(cache.prefix_cache_dir), first._replace(compute_dtype=name), heads[0]
             ):
                 return name
-        return faster_dtype(model, args.device)
+        return fast_dtype(args.device)
 
     chosen = from_first_rank(args, choose)
     return [first._replace(tokens=head.sha256(), compute_dtype=chosen) for head in heads]
@@ -228,13 +178,3 @@ def _open_or_encode(
     size, saved = cache.manifest["bytes"] / GIGABYTE, cache.manifest["seconds"]
     say(args, f"prefix cache: {source} found, {size:.2f} GB; it saves {saved:.0f} s of encoding")
     return cache
-
-
-def describe_prefix(cached: list[CachedSplit] | None) -> str:
-    """How the frozen prefix comes to the tail."""
-    if cached is None:
-        return "off"
-    manifest = cached[0].cache.manifest
-    text = f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
-    kept, pairs = [sum(numbers) for numbers in zip(*((each.kept, len(each.lengths)) for each in cached), strict=True)]
-    return text if kept == pairs else f"{text}, {kept:,} of {pairs:,} pairs"

@@ -11,14 +11,8 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
-
 from recipe.durable import sha256_of, sync, write_json
 
-WEIGHTS = "trainable.safetensors"  # no name that from_pretrained would take for a whole model
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 STAGING = ".staging"  # where a run puts its final files together
 
@@ -41,44 +35,6 @@ class Checkpoint(NamedTuple):
     def state(self) -> dict[str, Any]:
         """The Trainer's state at that step."""
         return json.loads((self.folder / STATE).read_text(encoding="utf-8"))
-
-
-def whole(value: Tensor) -> Tensor:
-    """A parameter's values, gathered from all ranks where FSDP has sharded it. Collective then."""
-    value = value.detach()
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters by name, whole. Collective where they are sharded."""
-    return {name: whole(value).contiguous() for name, value in model.named_parameters() if value.requires_grad}
-
-
-def save_trainable(weights: dict[str, Tensor], folder: Path) -> None:
-    """Write `trainable_weights` into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def load_trainable(model: nn.Module, folder: Path) -> None:
-    """Put a checkpoint's weights into a model that trains the same parameters, sharded or not.
-
-    Raises:
-        Damaged: it holds others.
-    """
-    weights = load_file(folder / WEIGHTS)
-    ours = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    if weights.keys() != ours.keys():
-        raise Damaged(f"{folder / WEIGHTS}: other weights than are trained: {min(weights.keys() ^ ours.keys())}")
-    with torch.no_grad():
-        for name, value in ours.items():
-            value.copy_(_placed_like(weights[name], value))
-
-
-def _placed_like(weight: Tensor, value: Tensor) -> Tensor:
-    if not isinstance(value, DTensor):
-        return weight
-    return distribute_tensor(weight.to(value.device), value.device_mesh, value.placements, src_data_rank=None)
 
 
 def seal(folder: Path, content: dict[str, Any]) -> None:

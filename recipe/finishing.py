@@ -11,7 +11,7 @@ from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import RecipeArguments
 from recipe.card import write_card
-from recipe.checkpointing import STAGING, whole
+from recipe.checkpointing import STAGING
 from recipe.data import Split
 from recipe.durable import publish, sha256_of
 from recipe.errors import RunError
@@ -20,6 +20,7 @@ from recipe.prediction import Answers, answer_pairs
 from recipe.reporting import RunReport, write_results
 from recipe.resuming import REPORT
 from recipe.trainer import FreezeTrainer
+from recipe.weights import whole
 
 
 def finish(

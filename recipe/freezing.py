@@ -1,15 +1,12 @@
 """What is frozen: the --freeze_layers grammar, the plan, and the proof afterwards that it stayed so."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from recipe.arguments import FreezeArguments
-from recipe.checkpointing import whole
 from recipe.errors import UserError
 from recipe.modeling import BertForPairwiseCLS
 
@@ -129,19 +126,6 @@ def make_plan(model: BertForPairwiseCLS) -> FreezePlan:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
         rows.append(PlanRow(name, sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)))
     return FreezePlan(rows, model.prefix_depth)
-
-
-def fingerprint(model: nn.Module, trained: bool) -> str:
-    """sha256 over the names and bytes of all parameters that are trained, or of all that are frozen.
-
-    Collective where they are sharded.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad == trained:
-            digest.update(name.encode())
-            digest.update(whole(parameter).cpu().contiguous().view(-1).view(dtype=torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def wasteful_choices(plan: FreezePlan, checkpointing: bool) -> Iterator[str]:

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from recipe.arguments import RecipeArguments
 from recipe.data import Split
 from recipe.errors import UserError
-from recipe.freezing import fingerprint
 from recipe.ranks import from_all_ranks
+from recipe.weights import fingerprint
 
 # Where files are, how a run is watched, how often it saves and evaluates, and what only moves the same work about.
 # Whatever stands in neither list is refused, so that an argument nobody thought of is never ignored.

@@ -113,16 +113,9 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             return self._run_layers(hidden_states, attention_mask, 0, self.prefix_depth or 0)
 
     def _complete(
-        self,
-        states: Tensor,
-        computed: Tensor,
-        input_ids: Tensor,
-        token_type_ids: Tensor | None,
-        attention_mask: Tensor | None,
+        self, states: Tensor, mask: Tensor, computed: Tensor, input_ids: Tensor, token_type_ids: Tensor | None
     ) -> Tensor:
-        width = input_ids.shape[1]
-        mask = None if attention_mask is None else attention_mask[computed, :width]
-        found = self.run_prefix(input_ids, mask, token_type_ids)
+        found = self.run_prefix(input_ids, mask[computed, : input_ids.shape[1]], token_type_ids)
         states = states.clone()
         states[computed, : found.shape[1]] = found.to(states.dtype)
         return states
@@ -177,8 +170,8 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         """
         if prefix_states is not None:
             hidden_states = prefix_states.to(self.classifier.weight.dtype)
-            if computed is not None and input_ids is not None:
-                hidden_states = self._complete(hidden_states, computed, input_ids, token_type_ids, attention_mask)
+            if computed is not None and input_ids is not None and attention_mask is not None:
+                hidden_states = self._complete(hidden_states, attention_mask, computed, input_ids, token_type_ids)
         elif self.prefix_depth is not None:
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from recipe.arguments import RecipeArguments
 from recipe.batching import IGNORED_LABEL
+from recipe.building import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
 from recipe.durable import write_text
 from recipe.errors import RunError, UserError
@@ -23,7 +24,7 @@ from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.progress import quiet_libraries, say
 from recipe.tokens import Example, SortedPairs, read_tokens
-from recipe.trainer import FreezeTrainer, build_trainer
+from recipe.trainer import FreezeTrainer
 
 PREDICTIONS, SUBMISSION = "predictions.jsonl", "afqmc_predict.json"
 

@@ -1,10 +1,8 @@
 """FreezeTrainer: the Trainer with this recipe's batches, loss, checkpoints and stop at a loss that is no number."""
 
 import math
-import os
 import shutil
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,32 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from recipe.arguments import FreezeTrainingArguments
 from recipe.batching import TrainBatches
-from recipe.checkpointing import (
-    Damaged,
-    checkpoint_folders,
-    load_trainable,
-    open_checkpoint,
-    rotate,
-    save_trainable,
-    seal,
-    trainable_weights,
-)
-from recipe.errors import RunError, UserError
-from recipe.metrics import compute_metrics
-from recipe.modeling import BertForPairwiseCLS
-from recipe.progress import EpochLines
-from recipe.tokens import SortedPairs, collate
+from recipe.checkpointing import Damaged, checkpoint_folders, open_checkpoint, rotate, seal
+from recipe.errors import RunError
+from recipe.weights import load_trainable, save_trainable, trainable_weights
 
 
 class FreezeTrainer(Trainer):
@@ -166,71 +145,3 @@ class FreezeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
-
-
-class EpochOrder(TrainerCallback):
-    """Tells the batches which epoch begins; the Trainer's own way to them is lost when a resume skips batches."""
-
-    def __init__(self, batches: TrainBatches) -> None:
-        self.batches = batches
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Also how many micro-batches of it a resume passes by."""
-        steps = math.ceil(len(self.batches) / args.gradient_accumulation_steps)
-        epoch, passed = divmod(state.global_step, steps)
-        self.batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
-
-
-def mean_loss(label_smoothing: float) -> Callable[..., Tensor]:
-    """The Trainer's compute_loss_func: cross-entropy summed over a micro-batch, over the examples of the whole step.
-
-    A mean of each micro-batch would weigh a short last one too much; and whether the Trainer divides by the
-    accumulation steps is guessed from the model's signature (transformers#47688).
-    """
-
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The micro-batch's share of the step's mean."""
-        logits = outputs["logits"].float()
-        total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-
-    return loss
-
-
-def check_sharding(environment: Mapping[str, str]) -> None:
-    """Check that FSDP, where accelerate switched it on, gives whole weights to save: the Trainer saves none otherwise.
-
-    Raises:
-        UserError: it does not.
-    """
-    kind = environment.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
-    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != "FULL_STATE_DICT":
-        raise UserError(f"fsdp_state_dict_type {kind}: the model could not be saved; FULL_STATE_DICT is expected")
-
-
-def build_trainer(
-    args: FreezeTrainingArguments,
-    model: BertForPairwiseCLS,
-    tokenizer: PreTrainedTokenizerBase,
-    train_dataset: TrainBatches | None = None,
-    eval_dataset: SortedPairs | None = None,
-) -> FreezeTrainer:
-    """A FreezeTrainer with this recipe's loss, collator, metrics and progress lines."""
-    check_sharding(os.environ)
-    trainer = FreezeTrainer(
-        model=model,
-        args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
-        compute_metrics=compute_metrics,
-        compute_loss_func=mean_loss(args.label_smoothing_factor),
-    )
-    trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
-    trainer.add_callback(EpochLines())
-    if train_dataset is not None:
-        trainer.add_callback(EpochOrder(train_dataset))
-    if args.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-    return trainer

@@ -1,33 +1,29 @@
 """A run put together: data, model, freezing, prefix cache, Trainer, and the best model saved."""
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import datasets
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
-from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
-from recipe.caching import CachedSplit, TokenizedSplit, cache_prefix, describe_prefix
+from recipe.arguments import DataArguments, RecipeArguments
+from recipe.building import build
+from recipe.cached_split import TokenizedSplit
 from recipe.checkpointing import Checkpoint
-from recipe.data import Examples, Split, iterate, iterate_batches, open_split, require_split, tokenize
+from recipe.data import Split, open_split, require_split, tokenize
 from recipe.errors import RunError, UserError
 from recipe.finishing import finish
-from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, wasteful_choices
-from recipe.gpu import COMPILED, compile_tail, keep_on_gpu
+from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import quiet_libraries, say
 from recipe.ranks import held_output, together
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary
-from recipe.resuming import choose, same_prefix
+from recipe.resuming import choose
 from recipe.signals import SaveAndStop, StopRequest, stop_requests
-from recipe.tokens import SortedPairs, read_tokens
-from recipe.trainer import FreezeTrainer, build_trainer
+from recipe.trainer import FreezeTrainer
+from recipe.weights import fingerprint
 
 
 def train(arguments: RecipeArguments) -> RunReport | None:
@@ -137,84 +133,6 @@ def _open_splits(arguments: RecipeArguments) -> list[Split]:
             f"those of the training split {train_split.label_names}"
         )
     return [train_split, eval_split]
-
-
-def build(
-    arguments: RecipeArguments,
-    model: BertForPairwiseCLS,
-    tokenizer: PreTrainedTokenizerBase,
-    splits: list[TokenizedSplit],
-    report: RunReport,
-    checkpoint: Checkpoint | None = None,
-) -> FreezeTrainer:
-    """The Trainer over the training split and, where there is one, the validation split.
-
-    It reads the prefix cache where there is to be one, with the model's prefix parked, else the tokens.
-    """
-    start = time.perf_counter()
-    before = checkpoint.manifest["prefix"] if checkpoint else None
-    cached = cache_prefix(model, splits, arguments, before)
-    report.encode_seconds = time.perf_counter() - start
-    prefix = describe_prefix(cached)
-    if cached:
-        if all(each.whole for each in cached):
-            model.park_prefix()
-            caches = keep_on_gpu([each.cache for each in cached], arguments.training)
-            cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
-            compile_tail(model, caches[0], arguments.training, before)
-            prefix += COMPILED if model.compiled_tail else ""
-        train_data = cached_batches(cached[0], arguments)
-        eval_data = cached[1].sorted_pairs() if len(cached) > 1 else None
-    else:
-        train_data = train_batches(splits[0], arguments)
-        eval_data = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
-    if checkpoint is not None:
-        same_prefix(checkpoint, prefix)
-    trainer = build_trainer(arguments.training, model, tokenizer, train_data, eval_data)
-    trainer.run = {
-        "identity": report.identity,
-        "prefix": prefix,
-        "base_model": arguments.model.model_name_or_path or DEFAULT_MODEL,
-        "frozen_prefix_depth": model.prefix_depth,
-    }
-    return trainer
-
-
-def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBatches:
-    """The training split in this recipe's order, tokenised as it streams, or looked up in Arrow."""
-    if isinstance(split.examples, datasets.Dataset):
-        open_source: Callable[[], Source] = partial(ArrowLookup, split.examples)
-    else:
-        open_source = partial(_restart, split.examples, split.rows, split.source)
-    return _ordered(open_source, _tokens, split.rows, arguments)
-
-
-def cached_batches(cached: CachedSplit, arguments: RecipeArguments) -> TrainBatches:
-    """The same batches in the same order, looked up in the prefix cache."""
-    return _ordered(lambda: cached, cached.length, len(cached.lengths), arguments)
-
-
-def _ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArguments) -> TrainBatches:
-    args: FreezeTrainingArguments = arguments.training
-    seed = args.seed if args.data_seed is None else args.data_seed
-    shape = StepShape(
-        args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, args.process_index
-    )
-    return TrainBatches(open_source, length_of, count, shape, arguments.data.shuffle_buffer_size, seed)
-
-
-def _restart(examples: datasets.IterableDataset, rows: int, source: str) -> Stream:
-    return Stream(iterate(examples), rows, source)
-
-
-def _tokens(example: dict[str, Any]) -> int:
-    return len(example["input_ids"])
-
-
-def sorted_pairs(examples: Examples) -> SortedPairs:
-    """A split's tokenised examples read whole, for evaluation."""
-    tokens = read_tokens(iterate_batches(examples))
-    return SortedPairs(tokens.lengths, tokens.example)
 
 
 def _check_length(args: DataArguments, positions: int) -> None:

@@ -18,12 +18,13 @@ import yaml
 from torch import nn
 
 from recipe.arguments import RecipeArguments
+from recipe.building import build
 from recipe.durable import locked, write_text
 from recipe.errors import UserError, exit_on_error
 from recipe.identity import given_arguments
 from recipe.parsing import parse
 from recipe.progress import say
-from recipe.training import build, prepare
+from recipe.training import prepare
 
 STUDY, BEST = "study.db", "best.yaml"
 SEARCHED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")

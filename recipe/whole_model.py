@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 
 from recipe.arguments import ModelArguments
-from recipe.checkpointing import Checkpoint, Damaged, load_trainable, open_checkpoint
+from recipe.checkpointing import Checkpoint, Damaged, open_checkpoint
 from recipe.errors import UserError, exit_on_error
-from recipe.freezing import fingerprint
 from recipe.loading import load_config, load_model, load_tokenizer, name_labels
 from recipe.modeling import BertForPairwiseCLS
+from recipe.weights import fingerprint, load_trainable
 
 
 def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None = None) -> BertForPairwiseCLS:

@@ -73,11 +73,11 @@ def run_child(work, folder, at):
         import torch
         import transformers.modeling_utils
 
-        import recipe.checkpointing
+        import recipe.weights
 
         counter = Counter(folder, at)
         torch.save = counter.around(torch.save, 1)
-        for module in (safetensors.torch, recipe.checkpointing, transformers.modeling_utils):
+        for module in (safetensors.torch, recipe.weights, transformers.modeling_utils):
             for name in ("save_file", "safe_save_file"):
                 if hasattr(module, name):
                     setattr(module, name, counter.around(getattr(module, name), 1))

@@ -3,8 +3,9 @@ import torch
 
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.errors import UserError
-from recipe.freezing import fingerprint, freeze, make_plan, parse_layers, prefix_depth, wasteful_choices
+from recipe.freezing import freeze, make_plan, parse_layers, prefix_depth, wasteful_choices
 from recipe.loading import load_config, load_model
+from recipe.weights import fingerprint
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.cache_key import make_key
 from recipe.caches import list_caches, prune
 from recipe.data import iterate_batches, open_split, tokenize
-from recipe.encoding import encode, equal_length_batches
+from recipe.encoding import encode, equal_length_batches, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.freezing import freeze
 from recipe.loading import load_config, load_model
@@ -105,6 +105,23 @@ def test_sixteen_bits_keep_the_logits_within_a_bound(model, encoded, dtype, comp
     states, mask = cache.gather(list(range(70)))
     exact = torch.cat([model(prefix_states=states_of(model, tokens, index)[None]).logits for index in range(70)])
     torch.testing.assert_close(model(prefix_states=states, attention_mask=mask).logits, exact, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize(
+    ("able", "name"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")],
+)
+def test_the_processor_says_what_is_fast(monkeypatch, able, name):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert fast_dtype(torch.device("cpu")) == name
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_encode_equal_shares(ranks):
+    lengths = torch.randint(11, 60, (34_334,), generator=torch.Generator().manual_seed(0))
+    batches = list(equal_length_batches(lengths, 4096))
+    shares = [sum(int(lengths[batch].sum()) for batch in batches[rank::ranks]) for rank in range(ranks)]
+    assert max(shares) / min(shares) < 1.05
 
 
 def test_a_full_prefix_keeps_cls_alone(model, encoded):

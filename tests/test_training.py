@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import set_seed
 
-from recipe.caching import TokenizedSplit
+from recipe.building import build_trainer, train_batches
+from recipe.cached_split import TokenizedSplit
 from recipe.data import require_split, tokenize
 from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
 from recipe.loading import load_config, load_model, load_tokenizer
 from recipe.parsing import parse
-from recipe.trainer import build_trainer
-from recipe.training import train, train_batches
+from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
 
 ROOT = Path(__file__).parents[1]

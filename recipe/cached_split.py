@@ -1,0 +1,67 @@
+"""A split whose pairs are looked up in the prefix cache, as far as they are kept in it."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from recipe.data import Examples
+from recipe.prefix_cache import PrefixCache
+from recipe.tokens import Example, SortedPairs, Tokens
+
+
+class TokenizedSplit(NamedTuple):
+    """A split's tokenised examples, how many there are, and what they are for messages."""
+
+    source: str
+    rows: int
+    examples: Examples
+    shards: int = 1  # into how many parts the examples can be divided
+
+
+class CachedSplit(NamedTuple):
+    """A split whose first pairs are looked up in a prefix cache, and the others, where it has more, in its tokens."""
+
+    cache: PrefixCache
+    tokens: Tokens
+    lengths: Tensor  # int32, (pairs,)
+
+    @property
+    def kept(self) -> int:
+        """How many pairs are in the cache."""
+        return self.cache.manifest["pairs"]
+
+    @property
+    def whole(self) -> bool:
+        """Whether that is all of them."""
+        return self.kept == len(self.lengths)
+
+    def example(self, index: int) -> Example:
+        """One pair, for `collate` to gather."""
+        if index >= self.kept:
+            return self.tokens.example(index)
+        return {"cache": self.cache, "index": index, "labels": int(self.tokens.labels[index])}
+
+    def length(self, example: Example) -> int:
+        """Tokens of a pair that `example` gave."""
+        return int(self.lengths[example["index"]]) if "cache" in example else len(example["input_ids"])
+
+    def take(self, indices: list[int]) -> list[Example]:
+        """Some pairs."""
+        return [self.example(index) for index in indices]
+
+    def skip(self, indices: list[int]) -> None:
+        """Nothing to pass by in a map."""
+
+    def sorted_pairs(self) -> SortedPairs:
+        """All pairs, for evaluation."""
+        return SortedPairs(self.lengths, self.example)
+
+
+def describe_prefix(cached: list[CachedSplit] | None) -> str:
+    """How the frozen prefix comes to the tail."""
+    if cached is None:
+        return "off"
+    manifest = cached[0].cache.manifest
+    text = f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
+    kept, pairs = [sum(numbers) for numbers in zip(*((each.kept, len(each.lengths)) for each in cached), strict=True)]
+    return text if kept == pairs else f"{text}, {kept:,} of {pairs:,} pairs"
