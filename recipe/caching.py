@@ -138,11 +138,12 @@ def _why_not_these(
     """The reason why there is no keeping `heads`, the same on all ranks."""
     args = arguments.training
     kept, pairs = (sum(len(each.labels) for each in group) for group in (heads, tokens))
-    reason = _no_room(heads, keys, arguments)
+    # one machine's disk may be smaller than another's
+    reason = next(filter(None, from_all_ranks(args, _no_room(heads, keys, arguments))), None)
     if reason is None and kept < pairs and before is None:
         told = f"{kept:,} of {pairs:,} pairs"
         reason = from_first_rank(args, lambda: why_not_partly(model, heads[0], keys[0], arguments, told))
-    return next(filter(None, from_all_ranks(args, reason)), None)  # one machine's disk may be smaller than another's
+    return reason
 
 
 def _no_room(heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments) -> str | None:

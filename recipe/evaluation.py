@@ -33,6 +33,8 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         metrics |= _at_chosen_threshold(folder, answers)
     if arguments.model.against is not None:
         metrics["eval_mcnemar"] = _compare(arguments, answers)
+    if args.process_index > 0:
+        return metrics
     path = folder / ("eval_results.json" if name == "validation" else f"eval_results_{name}.json")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)

@@ -113,6 +113,8 @@ def predict(arguments: RecipeArguments) -> None:
         check_labels(model, split, arguments.model.model_name_or_path)
         answers = answer(arguments, model, tokenizer, split)
         lines = list(prediction_lines(split, answers, list(model.config.id2label.values())))
+    if args.process_index > 0:
+        return
     if arguments.data.test_file and Path(arguments.data.test_file).name == STANDARD_INPUT:
         sys.stdout.writelines(lines)
         return

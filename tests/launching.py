@@ -99,11 +99,10 @@ def _run_rank(env, folder, words, log, prepare):
     sys.argv = ["run_freeze.py", *words]
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+    import run_freeze
     from recipe.errors import exit_on_error
-    from recipe.parsing import parse
-    from recipe.training import train
 
     torch.set_num_threads(1)
     if prepare is not None:
         prepare()
-    exit_on_error(lambda: train(parse(words)))
+    exit_on_error(run_freeze.main)

@@ -53,6 +53,20 @@ def test_two_ranks_give_the_result_of_one(arguments, run_two, tmp_path):
     assert (train_cache, eval_cache) == (30, 70)
 
 
+def test_two_ranks_score_and_answer_like_one(tiny_model, pairs_dir, tmp_path, arguments):
+    train(arguments(f"--output_dir={tmp_path / 'run'}"))
+    base = [f"--model_name_or_path={tmp_path / 'run'}", "--use_cpu", "--per_device_eval_batch_size=7"]
+    before = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    for words in (["--do_eval"], ["--do_predict"]):
+        first, second = fork_ranks([*base, *words], [tmp_path, tmp_path])
+        assert (first.status, second.status, second.out) == (0, 0, ""), first.err + second.err
+    after = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    for key in ("eval_accuracy", "eval_confusion_matrix"):
+        assert after[key] == before[key]
+    assert after["eval_loss"] == pytest.approx(before["eval_loss"], abs=1e-6)
+    assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 20
+
+
 def test_two_ranks_resume_in_mid_epoch_to_the_same_bytes(run_two, tmp_path):
     words = ["--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=9"]
     words += ["--eval_strategy=steps", "--eval_steps=1", f"--output_dir={tmp_path / 'run'}"]
