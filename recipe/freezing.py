@@ -62,6 +62,7 @@ def freeze(model: BertForPairwiseCLS, args: FreezeArguments) -> None:
         parameter.requires_grad_(name not in frozen)
     model.prefix_depth = prefix_depth(model)
     model.frozen_dropout = args.frozen_dropout
+    model.eval()  # the next train() has to look anew which modules are frozen
 
 
 def _matching(flag: str, pattern: str, names: list[str]) -> set[str]:

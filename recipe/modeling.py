@@ -83,6 +83,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.prefix_depth: int | None = None
         self.frozen_dropout = False
+        self._in_training = False
         self.compiled_tail: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self._parked: list[nn.Module] = []
         self.post_init()
@@ -90,11 +91,14 @@ class BertForPairwiseCLS(BertPreTrainedModel):
     def train(self, mode: bool = True) -> "BertForPairwiseCLS":
         """Switch to training, but leave every module of which all parameters are frozen in eval mode.
 
-        Trainer.training_step calls this before each step, which would turn frozen layers' dropout on again.
+        Trainer.training_step calls this before each step, which would turn frozen layers' dropout on again, and walk
+        all modules for a sixth of what a step costs on the host; so what is in training already is left as it is.
         """
-        super().train(mode)
-        if mode and not self.frozen_dropout:
-            _freeze_modes(self)
+        if not (mode and self._in_training):
+            super().train(mode)
+            if mode and not self.frozen_dropout:
+                _freeze_modes(self)
+            self._in_training = mode
         return self
 
     def get_input_embeddings(self) -> nn.Module | None:

@@ -151,3 +151,17 @@ def test_wasteful_choices_are_said(model, args, checkpointing, words):
     lines = list(wasteful_choices(make_plan(model), checkpointing))
     assert len(lines) == len(words)
     assert all(word in line for word, line in zip(words, lines, strict=True))
+
+
+def test_frozen_modes_are_set_anew_where_freezing_changed(model):
+    """`train()` leaves alone what is in training already, as Trainer asks before every step."""
+    freeze(model, FreezeArguments(freeze_layers="0"))
+    model.train()
+    freeze(model, FreezeArguments(freeze_layers="0-2"))
+    model.train()
+    assert not any(module.training for module in model.bert.encoder.layer[2].modules())
+    freeze(model, FreezeArguments(freeze_layers="none"))
+    model.train()
+    assert all(module.training for module in model.modules())
+    model.eval()
+    assert not any(module.training for module in model.modules())

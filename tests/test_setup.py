@@ -36,12 +36,15 @@ def test_the_chinese_readme_has_the_same_commands():
 
 
 def test_every_flag_and_module_of_the_readmes_exists():
+    from accelerate.commands.launch import launch_command_parser
+
     from recipe.parsing import build_parser
 
     flags = set(build_parser()._option_string_actions) | {"--trials", "--depths", "--seeds"}
-    for name in ("README.md", "README.zh-CN.md"):
+    flags |= set(launch_command_parser()._option_string_actions)
+    for name in ("README.md", "README.zh-CN.md", "docs/scaling.md"):
         text = (ROOT / name).read_text()
-        assert set(re.findall(r"(?<![\w-])--[a-z_]+", text)) <= flags
+        assert set(re.findall(r"(?<![\w-])--[a-z_0-9]+", text)) <= flags
         for module in re.findall(r"python -m (recipe\.\w+)", text):
             assert (ROOT / (module.replace(".", "/") + ".py")).exists()
     rooms = {path.stem for path in (ROOT / "recipe").glob("*.py")} - {"__init__"}
