@@ -169,9 +169,11 @@ class FreezeTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
-        # pinning without a GPU does nothing but warn, once for each data loader
+        # without a GPU pinning does nothing but warn, once for each data loader, and what exchanges gradients while
+        # backward goes on takes its cores away: one bucket, exchanged behind it
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
+            self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 1000
         super().__post_init__()
 
 

@@ -173,6 +173,8 @@ def build_trainer(
         compute_metrics=compute_metrics,
         compute_loss_func=mean_loss(args.label_smoothing_factor),
     )
+    if trainer.accelerator.ddp_handler is not None:
+        trainer.accelerator.ddp_handler.gradient_as_bucket_view = True  # no second copy of the gradients
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     trainer.add_callback(EpochLines())
     if train_dataset is not None:
