@@ -146,6 +146,9 @@ class FreezeTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = _option(
         False, "Let DDP look for parameters without gradient; there are none."
     )
+    ddp_bucket_cap_mb: int | None = _option(
+        None, "Gradients that ranks exchange at once, in MB. Default: all of them on a CPU, else torch's 25."
+    )
     # What the recipe decides itself is no flag: its own order and batches, and labels under the key that the model has.
     remove_unused_columns: bool = field(default=False, init=False)
     train_sampling_strategy: str = field(default="random", init=False)
@@ -173,7 +176,7 @@ class FreezeTrainingArguments(TrainingArguments):
         # backward goes on takes its cores away: one bucket, exchanged behind it
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
-            self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 1000
+            self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 10_000
         super().__post_init__()
 
 

@@ -26,7 +26,7 @@ from recipe.caching import cache_prefix
 from recipe.checkpointing import Checkpoint
 from recipe.data import Examples, iterate, iterate_batches
 from recipe.errors import UserError
-from recipe.gpu import COMPILED, compile_tail, keep_on_gpu
+from recipe.gpu import COMPILED, compile_tail, place
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import EpochLines
@@ -56,7 +56,7 @@ def build(
     if cached:
         if all(each.whole for each in cached):
             model.park_prefix()
-            caches = keep_on_gpu([each.cache for each in cached], arguments.training)
+            caches = place([each.cache for each in cached], arguments.training)
             cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
             compile_tail(model, caches[0], arguments.training, before)
             prefix += COMPILED if model.compiled_tail else ""

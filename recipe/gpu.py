@@ -16,6 +16,7 @@ from recipe.progress import say
 
 LENGTHS = 8  # batches are padded to a multiple of so many tokens: AFQMC's then have 17 lengths, none above 136
 SHARE = 0.5  # of the free memory, which the tail's weights, gradients and moments must fit into as well
+GRAPHS = 64  # lengths of batches, and those of the last and shorter batch of an epoch
 STEPS = 10
 BACKEND = "inductor"
 COMPILED = ", tail compiled"  # of a run whose tail is
@@ -26,21 +27,24 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-def keep_on_gpu(caches: list[PrefixCache], args: FreezeTrainingArguments) -> list[PrefixCache]:
-    """The caches in GPU memory, where there is a GPU with room for them and no worker process that could not reach it.
+def place(caches: list[PrefixCache], args: FreezeTrainingArguments) -> list[PrefixCache]:
+    """The caches as the run's device wants them: padded to few lengths for a GPU or a compiled tail, else as they are.
 
-    The loader's pinning, which is for batches in the host's memory, is switched off then.
+    They go to GPU memory where there is room for them and no worker process that could not reach it; the loader's
+    pinning, which is for batches in the host's memory, is switched off then.
     """
-    if args.device.type != "cuda" or args.dataloader_num_workers:
+    gpu = args.device.type == "cuda"
+    if not gpu and args.compile_tail != "on":
         return caches
-    size = sum(cache.states.numel() * cache.states.element_size() for cache in caches)
-    free = free_bytes(args.device)
-    if size > SHARE * free:
+    if gpu and not args.dataloader_num_workers:
+        size = sum(cache.states.numel() * cache.states.element_size() for cache in caches)
+        free = free_bytes(args.device)
+        if size <= SHARE * free:
+            args.dataloader_pin_memory = False
+            say(args, f"prefix cache: in GPU memory, {size / 1e9:.2f} of {free / 1e9:.2f} GB that are free")
+            return [cache.to(args.device, LENGTHS) for cache in caches]
         say(args, f"prefix cache: {size / 1e9:.2f} GB stay with the host, {free / 1e9:.2f} GB of GPU memory are free")
-        return [PrefixCache(each.states, each.offsets, each.manifest, LENGTHS) for each in caches]
-    args.dataloader_pin_memory = False
-    say(args, f"prefix cache: in GPU memory, {size / 1e9:.2f} of {free / 1e9:.2f} GB that are free")
-    return [cache.to(args.device, LENGTHS) for cache in caches]
+    return [PrefixCache(each.states, each.offsets, each.manifest, LENGTHS) for each in caches]
 
 
 def compile_tail(
@@ -58,6 +62,7 @@ def compile_tail(
     if before is not None and not before.endswith(COMPILED):
         return
     mode = "reduce-overhead" if BACKEND == "inductor" else None
+    torch._dynamo.config.recompile_limit = GRAPHS  # 8 by default, beyond which it would silently stay as it was
     compiled = torch.compile(model.run_tail, backend=BACKEND, mode=mode, dynamic=False)
     if args.compile_tail == "auto" and before is None and not _faster(model.to(args.device), compiled, cache, args):
         return

@@ -43,16 +43,17 @@ def test_the_cache_goes_to_the_gpu_where_it_fits(cache, monkeypatch, capsys, fre
     monkeypatch.setattr(gpu, "free_bytes", lambda device: free)
     monkeypatch.setattr(PrefixCache, "to", lambda self, device, multiple: moved.append(multiple) or self)
     args = gpu_args(workers)
-    (kept,) = gpu.keep_on_gpu([cache], args)  # 320 bytes
+    (kept,) = gpu.place([cache], args)  # 320 bytes
     assert moved == ([gpu.LENGTHS] if told == "in GPU memory" else [])
     assert args.dataloader_pin_memory is pinned
     assert (told or "") in capsys.readouterr().out
-    assert kept.multiple == (gpu.LENGTHS if told == "stay with the host" else 1)
+    assert moved or kept.multiple == gpu.LENGTHS
 
 
 def test_on_a_cpu_it_stays_where_it_is(cache, arguments):
-    args = arguments().training
-    assert gpu.keep_on_gpu([cache], args) == [cache]
+    assert gpu.place([cache], arguments().training) == [cache]
+    (padded,) = gpu.place([cache], arguments("--compile_tail=on").training)
+    assert (padded.states is cache.states, padded.multiple) == (True, gpu.LENGTHS)
 
 
 def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_path, monkeypatch):
