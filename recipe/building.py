@@ -29,7 +29,7 @@ from recipe.errors import UserError
 from recipe.gpu import COMPILED, compile_tail, place
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
-from recipe.progress import EpochLines
+from recipe.progress import EpochLines, say
 from recipe.reporting import RunReport
 from recipe.resuming import same_prefix
 from recipe.tokens import SortedPairs, collate, read_tokens
@@ -53,8 +53,14 @@ def build(
     cached = cache_prefix(model, splits, arguments, before)
     report.encode_seconds = time.perf_counter() - start
     prefix = describe_prefix(cached)
+    whole = cached is not None and all(each.whole for each in cached)
+    if arguments.training.compile_tail != "off" and not whole:
+        say(
+            arguments.training,
+            "note: --compile_tail compiles nothing, since not all batches come from the prefix cache",
+        )
     if cached:
-        if all(each.whole for each in cached):
+        if whole:
             model.park_prefix()
             caches = place([each.cache for each in cached], arguments.training)
             cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]

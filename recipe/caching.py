@@ -140,9 +140,11 @@ def _why_not_these(
     kept, pairs = (sum(len(each.labels) for each in group) for group in (heads, tokens))
     # one machine's disk may be smaller than another's
     reason = next(filter(None, from_all_ranks(args, _no_room(heads, keys, arguments))), None)
-    if reason is None and kept < pairs and before is None:
-        told = f"{kept:,} of {pairs:,} pairs"
+    told = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g} keeps {kept:,} of {pairs:,} pairs"
+    if reason is None and kept < pairs and before is None and arguments.cache.prefix_cache == "auto":
         reason = from_first_rank(args, lambda: why_not_partly(model, heads[0], keys[0], arguments, told))
+    if reason is None and kept < pairs:
+        say(args, f"prefix cache: {told}; the others are computed in each epoch")
     return reason
 
 

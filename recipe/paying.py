@@ -11,7 +11,6 @@ from recipe.arguments import RecipeArguments
 from recipe.cache_key import CacheKey
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import size_in_bytes
-from recipe.progress import say
 from recipe.tokens import Tokens, collate
 
 PAIRS = 32
@@ -21,24 +20,21 @@ TRIAL_BYTES = 32 << 20
 def why_not_partly(
     model: BertForPairwiseCLS, kept: Tokens, key: CacheKey, arguments: RecipeArguments, told: str
 ) -> str | None:
-    """The reason why not; None where it pays, which is said.
+    """The reason why not; None where it pays.
 
     Encoding computes a kept pair once and each epoch reads it; without a cache each epoch computes it.
 
     Args:
         kept: the tokens of the pairs that would be kept.
-        told: how many of how many they are.
+        told: what is said of them.
     """
     args = arguments.training
     compute = seconds_to_compute(model.to(args.device), kept)
     read = size_in_bytes(kept, key) / len(kept.labels) / bytes_a_second(Path(arguments.cache.prefix_cache_dir))
     epochs = args.num_train_epochs
     measured = f"computing a pair takes {1000 * compute:.3g} ms, reading one {1000 * read:.3g} ms"
-    limit = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
-    if compute + epochs * read >= epochs * compute:
-        return f"{limit} keeps {told}, which does not pay ({measured})"
-    say(args, f"prefix cache: {limit} keeps {told}; the others are computed in each epoch ({measured})")
-    return None
+    pays = compute + epochs * read < epochs * compute
+    return None if pays else f"{told}, which does not pay ({measured})"
 
 
 def seconds_to_compute(model: BertForPairwiseCLS, tokens: Tokens) -> float:

@@ -67,6 +67,11 @@ def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_pa
     assert "tail compiled" in manifest
 
 
+def test_a_tail_that_is_not_compiled_is_said_to_be_so(arguments, capsys):
+    train(arguments("--compile_tail=on", "--prefix_cache=off", "--eval_strategy=no", "--max_steps=1"))
+    assert "note: --compile_tail compiles nothing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("faster", "before", "compiled"),
     [(True, None, True), (False, None, False), (None, f"in float16{gpu.COMPILED}", True), (None, "in float16", False)],

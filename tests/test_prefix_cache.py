@@ -302,9 +302,9 @@ def test_auto_says_why_not_and_trains_without(arguments, tmp_path, capsys, words
 
 
 @pytest.mark.parametrize("frozen", ["0-1", "all"])
-def test_what_fits_is_kept_and_the_rest_computed_to_the_same_losses(arguments, tmp_path, capsys, monkeypatch, frozen):
-    monkeypatch.setattr("recipe.caching.why_not_partly", lambda *_: None)
+def test_what_fits_is_kept_and_the_rest_computed_to_the_same_losses(arguments, tmp_path, frozen):
     words = ("--num_train_epochs=2", "--prefix_cache_dtype=float32", f"--freeze_layers={frozen}", *LAST)
+    words += ("--prefix_cache=on",)  # which does not ask whether it pays
     room = {"0-1": 1e-4, "all": 9e-6}[frozen]  # of 0.24 MB and 12.8 kB
     for name, more in (("whole", ()), ("part", (f"--prefix_cache_max_gb={room}",))):
         cache = f"--prefix_cache_dir={tmp_path / name / 'cache'}"
@@ -339,6 +339,7 @@ def test_a_part_is_kept_where_reading_is_measured_to_be_faster(arguments, monkey
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prefix cache:")]
     assert "--prefix_cache_max_gb 5e-05 keeps " in lines[0]
     assert ("does not pay (computing a pair takes 0.001 ms" in lines[0]) is not pays
+    assert ("the others are computed in each epoch" in lines[0]) is pays
     assert sum("encoded in" in line for line in lines) == (2 if pays else 0)
 
 
