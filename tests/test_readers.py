@@ -97,3 +97,12 @@ def test_find_split(tmp_path):
         find_split(tmp_path, "validation")
     with pytest.raises(UserError, match="no such folder"):
         find_split(tmp_path / "none", "train")
+
+
+def test_shards_are_found_in_order_and_not_beside_a_whole_file(tmp_path):
+    for number in (1, 0, 2):
+        (tmp_path / f"train-{number:05}-of-00003.csv.gz").touch()
+    assert [path.name[6:11] for path in find_split(tmp_path, "train")] == ["00000", "00001", "00002"]
+    (tmp_path / "train.json").touch()
+    with pytest.raises(UserError, match=r"train.json and train-00000-of-00003.csv.gz both hold the train split"):
+        find_split(tmp_path, "train")
