@@ -36,7 +36,8 @@ def finish(
     best = [entry for entry in evaluations if entry["step"] == state.best_global_step] or evaluations[-1:]
     report.metrics = {key: value for key, value in best[0].items() if key != "step"} if best else {}
     report.train_seconds = output.metrics["train_runtime"]
-    report.eval_seconds = sum(entry["eval_runtime"] for entry in evaluations)
+    ours = [entry for entry in evaluations if entry["step"] > report.first_step]  # an earlier process made the others
+    report.eval_seconds = sum(entry["eval_runtime"] for entry in ours)
     report.total_seconds = time.perf_counter() - report.started
     report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
     report.train_metrics = {**output.metrics, "epoch": state.epoch}

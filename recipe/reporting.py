@@ -30,6 +30,7 @@ class RunReport:
     metrics: dict[str, Any] = field(default_factory=dict)
     train_metrics: dict[str, Any] = field(default_factory=dict)
     model_sha256: str = ""
+    first_step: int = 0  # that this process went on from; the seconds are its own
     encode_seconds: float = 0.0
     train_seconds: float = 0.0
     eval_seconds: float = 0.0

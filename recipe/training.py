@@ -95,6 +95,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
             if args.process_index == 0:
                 say(args, format_finished(args.output_dir))
             return None
+        report.first_step = resume.checkpoint.step if resume.checkpoint else 0
         trainer = build(arguments, model, tokenizer, tokenized, report, resume.checkpoint)
         output = _run(trainer, request, resume.checkpoint)
         model.unpark_prefix()

@@ -42,8 +42,9 @@ def test_a_run_resumed_at_any_step_ends_where_the_whole_one_does(arguments, tmp_
         for step in range(1, int(checkpoint.name.split("-")[1]) + 1):
             name = f"checkpoint-{step}"
             shutil.copytree(checkpoint.parent / name, folder / name, copy_function=os.link)
-        train(arguments(*words, f"--output_dir={folder}"))
+        report = train(arguments(*words, f"--output_dir={folder}"))
         assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole"), checkpoint.name
+        assert 0 <= report.eval_seconds <= report.train_seconds  # its own seconds, not those before the stop
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
