@@ -123,8 +123,8 @@ def _choose_keys(
                 return name
         return fast_dtype(args.device)
 
-    chosen = from_first_rank(args, choose)
-    return [first._replace(tokens=head.sha256(), compute_dtype=chosen) for head in heads]
+    first = first._replace(compute_dtype=from_first_rank(args, choose))
+    return [first, *(first._replace(tokens=head.sha256()) for head in heads[1:])]
 
 
 def _why_not_these(
