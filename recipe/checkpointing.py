@@ -12,13 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from recipe.durable import sha256_of, sync, write_json
+from recipe.errors import Damaged
 
 MANIFEST, STATE = "manifest.json", "trainer_state.json"
 STAGING = ".staging"  # where a run puts its final files together
-
-
-class Damaged(Exception):
-    """A folder that is no good checkpoint; the message names the file that is at fault."""
 
 
 class Checkpoint(NamedTuple):

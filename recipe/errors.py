@@ -15,6 +15,14 @@ class RunError(Exception):
     """A run that cannot go on, through no fault of its arguments; one line says where it stopped and what to try."""
 
 
+class Damaged(Exception):
+    """A file or folder of our own that is not what was written; one line names it and what is wrong."""
+
+
+class Missing(Damaged):
+    """One that is not there."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ended the run; no `except Exception` on the way swallows it."""
 
@@ -26,13 +34,13 @@ class Stopped(KeyboardInterrupt):
 def exit_on_error(main: Callable[[], None]) -> None:
     """Run `main`; an end that is not well is one line on standard error and a status.
 
-    2 for a UserError, 1 for a RunError, 128 and the signal's number for a signal (130 Ctrl-C, 143 SIGTERM).
+    2 for a UserError, 1 for a RunError or Damaged, 128 and the signal's number for a signal (130 Ctrl-C, 143 SIGTERM).
     """
     try:
         main()
     except UserError as error:
         _exit(f"error: {error}", 2, "LOCAL_RANK")  # every rank of a machine has the same one (`ranks.together`)
-    except RunError as error:
+    except (RunError, Damaged) as error:
         _exit(f"error: {error}", 1)
     except Stopped as stopped:
         _exit(str(stopped), stopped.status, "RANK")  # a signal reaches all ranks, and one of them tells of it
