@@ -12,8 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipe.arguments import ModelArguments
+from recipe.base_model import open_base
 from recipe.encoding import BATCH_TOKENS, equal_length_batches
-from recipe.loading import load_config, load_model
+from recipe.loading import load_model
 from recipe.modeling import BertForPairwiseCLS
 
 DEPTH = 10
@@ -22,8 +23,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def _load(folder: Path) -> BertForPairwiseCLS:
     args = ModelArguments(model_name_or_path=str(folder))
-    config, options = load_config(args)
-    return load_model(args, config, options).to(DEVICE).eval()
+    base = open_base(args)
+    return load_model(base).to(DEVICE).eval()
 
 
 def _seconds(call: Callable[[], Any]) -> float:

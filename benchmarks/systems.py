@@ -126,10 +126,11 @@ def stock(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tup
 
 def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tuple[Trainer, OnCommand]:
     """This recipe: f without the cache, g making it, h finding it."""
+    from recipe.base_model import open_base
     from recipe.building import build
     from recipe.cached_split import TokenizedSplit
     from recipe.freezing import freeze, make_plan
-    from recipe.loading import load_config, load_model, load_tokenizer
+    from recipe.loading import load_model, load_tokenizer
     from recipe.parsing import parse
     from recipe.reporting import RunReport
 
@@ -145,10 +146,10 @@ def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tu
             ),
         ]
     )
-    config, options = load_config(arguments.model)
-    model = load_model(arguments.model, config, options)
+    base = open_base(arguments.model)
+    model = load_model(base)
     freeze(model, arguments.freeze)
-    tokenizer = load_tokenizer(arguments.model, config, options)
+    tokenizer = load_tokenizer(base)
     report = RunReport(make_plan(model), identity={}, started=0)
     splits = [
         TokenizedSplit(name, len(work[name]), datasets.Dataset.from_list(work[name])) for name in ("train", "eval")

@@ -1,128 +1,162 @@
-"""Configuration, tokenizer and weights of a BERT checkpoint, from a folder or the Hub, each checked."""
+"""Tokenizer and weights of a checkpoint, in whatever form it is published, each checked."""
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertConfig, ErnieModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from recipe.arguments import DEFAULT_MODEL, ModelArguments
+from recipe.base_model import OURS, Base, reading
 from recipe.errors import UserError
-from recipe.hub import require_hub
-from recipe.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
+from recipe.modeling import BertForPairwiseCLS
 
-# What a checkpoint may hold besides the encoder: a pooler, or the heads of its pre-training.
-UNUSED = ("bert.pooler.", "pooler.", "cls.", "bert.embeddings.position_ids", "embeddings.position_ids")
-
-
-def load_config(args: ModelArguments) -> tuple[BertPairwiseCLSConfig, dict[str, Any]]:
-    """The checkpoint's configuration under this recipe's model type, and the arguments to load its files with.
-
-    Raises:
-        UserError: no such folder or repository, the Hub is out of reach, or the model is no BERT.
-    """
-    name = args.model_name_or_path or DEFAULT_MODEL
-    options: dict[str, Any] = {"local_files_only": _is_local(name)}
-    if not options["local_files_only"]:
-        options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", "config.json")
-    with _reading(name):
-        values, _ = BertConfig.get_config_dict(name, **options)
-    if values.get("model_type") not in ("bert", BertPairwiseCLSConfig.model_type):
-        kind = values.get("model_type")
-        raise UserError(f"--model_name_or_path {name}: a {kind} model; a BERT checkpoint (model_type bert) is expected")
-    for key in ("architectures", "auto_map", "model_type", "transformers_version", "dtype"):
-        values.pop(key, None)
-    with _reading(name):
-        config = BertPairwiseCLSConfig.from_dict(values)
-    if args.dropout is not None:
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.classifier_dropout = args.dropout
-    return config, options
+# The parts of a published model that are its encoder; whatever else it holds are heads, which this recipe's replaces.
+ENCODER = ("embeddings.", "encoder.")
+UNUSED = ("embeddings.position_ids", "embeddings.token_type_ids", "embeddings.task_type_embeddings.")
+TASK = "embeddings.task_type_embeddings.weight"
+TYPES = "embeddings.token_type_embeddings.weight"
+SMALL = 0.9  # of the embedding's rows: published vocabularies are padded to a round number, by 1 % at most
 
 
-def _is_local(name: str) -> bool:
-    if Path(name).exists():
-        if not (Path(name) / "config.json").is_file():
-            raise UserError(
-                f"--model_name_or_path {name}: no config.json in it; a BERT checkpoint's folder is expected"
-            )
-        return True
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UserError(f"--model_name_or_path {name}: no such folder; a folder or OWNER/NAME on the Hub is expected")
-    return False
+def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, the one that stock AutoTokenizer finds; no code that lies beside it is run.
 
-
-@contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # torn files fail in as many ways as there are formats
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--model_name_or_path {name}: cannot be loaded: {type(error).__name__}: {reason}") from error
-
-
-def readable_labels(names: list[str]) -> list[str]:
-    """What a saved model calls the data's labels: AFQMC's 0 and 1 by what they mean, others as they are."""
-    return ["different", "same"] if names == ["0", "1"] else names
-
-
-def name_labels(config: BertPairwiseCLSConfig, names: list[str]) -> None:
-    """Give the model the labels of its data."""
-    config.id2label = dict(enumerate(readable_labels(names)))
-    config.label2id = {name: index for index, name in config.id2label.items()}
-
-
-def load_tokenizer(
-    args: ModelArguments, config: BertPairwiseCLSConfig, options: dict[str, Any]
-) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer; no code that lies beside it is run.
+    AutoTokenizer finds the class by the configuration where tokenizer_config.json names none, as that of
+    bert-base-chinese; it knows BertConfig, not this recipe's own.
 
     Raises:
-        UserError: it has none, or one without [CLS] and [SEP].
+        UserError: it has none, or one that does not fit the model.
     """
-    name = args.model_name_or_path or DEFAULT_MODEL
-    with _reading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, config=config, trust_remote_code=False, **options)
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
-        raise UserError(f"--model_name_or_path {name}: its tokenizer lacks [CLS], [SEP] or [PAD]")
+    config = BertConfig(tokenizer_class=base.tokenizer_class, name_or_path=base.name)
+    with reading(base.name):
+        tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
+    _check_tokenizer(base, tokenizer)
     return tokenizer
 
 
-def load_model(
-    args: ModelArguments, config: BertPairwiseCLSConfig, options: dict[str, Any], fine_tuned: bool = False
-) -> BertForPairwiseCLS:
-    """BertForPairwiseCLS with the checkpoint's weights; all but the classifier's, unless `fine_tuned`, must be there.
+def _check_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise UserError(f"{base.flag}: its tokenizer is a {type(tokenizer).__name__}; BERT's is expected")
+    rows, types = base.config.vocab_size, base.config.type_vocab_size
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{base.flag}: its tokenizer has no vocabulary; vocab.txt or tokenizer.json is expected")
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise UserError(
+            f"{base.flag}: its tokenizer has ids up to {highest:,}, its embedding {rows:,} rows; the vocabulary that "
+            "the weights were trained with is expected"
+        )
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
+        raise UserError(f"{base.flag}: its tokenizer lacks [CLS], [SEP] or [PAD]")
+    encoded = tokenizer("一", "二", return_token_type_ids=True)
+    ids = encoded["input_ids"]
+    if ids[0] != tokenizer.cls_token_id or ids.count(tokenizer.sep_token_id) < 2:
+        raise UserError(f"{base.flag}: its tokenizer does not make [CLS] A [SEP] B [SEP] of a pair")
+    if max(encoded["token_type_ids"]) >= types:
+        raise UserError(
+            f"{base.flag}: type_vocab_size {types} in its config.json; 2 is expected, one for each sentence"
+        )
+
+
+def vocabulary_note(base: Base, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What is said of a vocabulary much smaller than the embedding, which may be another model's; None for others."""
+    rows = base.config.vocab_size
+    if len(tokenizer) >= SMALL * rows:
+        return None
+    return f"the tokenizer has {len(tokenizer):,} tokens, the embedding {rows:,} rows: is it this model's?"
+
+
+def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
+    """BertForPairwiseCLS with the checkpoint's encoder, and its classifier where that is to be kept.
 
     The type of the weights is always asked for: by itself `from_pretrained` trains a float16 checkpoint in float16.
 
     Raises:
-        UserError: weights are missing, broken, or of another shape.
+        UserError: weights are missing, broken, of another shape, or not finite.
     """
-    name = args.model_name_or_path or DEFAULT_MODEL
-    with _reading(name), _quiet():
+    options: dict[str, Any] = {"dtype": getattr(torch, base.args.dtype), "output_loading_info": True}
+    with reading(base.name), _quiet():
+        source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
+        if base.kind == "ernie":
+            source = {"pretrained_model_name_or_path": None, "state_dict": _ernie_as_bert(base)}
         model, report = BertForPairwiseCLS.from_pretrained(
-            name,
-            config=config,
-            dtype=getattr(torch, args.dtype),
-            attn_implementation=args.attn_implementation,
-            output_loading_info=True,
+            config=base.config,
+            attn_implementation=base.args.attn_implementation,
             ignore_mismatched_sizes=True,
             **options,
+            **source,
         )
-    if fine_tuned and any(key.startswith("classifier.") for key in report["missing_keys"]):
-        raise UserError(f"--model_name_or_path {name}: has no classifier; a model that this recipe saved is expected")
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("classifier."))
-    unknown = sorted(key for key in report["unexpected_keys"] if not key.startswith((*UNUSED, "classifier.")))
-    shapes = sorted(str(key[0]) for key in report["mismatched_keys"] if not str(key[0]).startswith("classifier."))
-    for problem, keys in [("has no", missing), ("holds an unexpected", unknown), ("has another shape of", shapes)]:
+    _check_report(base, report, keep_classifier)
+    if not keep_classifier and "classifier.weight" not in report["missing_keys"]:
+        _draw_anew(model)  # a stock one reads a pooler that is not here, a run's may have other labels
+    _check_finite(base, model.named_parameters())
+    return model
+
+
+def _draw_anew(model: BertForPairwiseCLS) -> None:
+    """The classifier as BERT initialises a linear layer (BertPreTrainedModel._init_weights)."""
+    nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
+    nn.init.zeros_(model.classifier.bias)
+
+
+def load_fine_tuned_model(base: Base) -> BertForPairwiseCLS:
+    """A model that this recipe saved, with its classifier.
+
+    Raises:
+        UserError: it is another's.
+    """
+    if base.kind != OURS:
+        raise UserError(
+            f"{base.flag}: not a model that this recipe saved, whose classifier reads the last layer's [CLS]; a stock "
+            "one's reads a pooler and would answer otherwise here: fine-tune it first, or score it with its own script"
+        )
+    return load_model(base, keep_classifier=True)
+
+
+def _ernie_as_bert(base: Base) -> dict[str, Tensor]:
+    """ERNIE's encoder under BERT's names: BERT's, but for the embedding of the task, the same for every token.
+
+    It is task 0 where none is given (ErnieEmbeddings.forward), so it is added to the token types' embeddings.
+    """
+    model, report = ErnieModel.from_pretrained(
+        base.name,
+        add_pooling_layer=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **base.options,
+    )
+    _check_report(base, report, keep_classifier=False)
+    state = model.state_dict()
+    if TASK in state:
+        state[TYPES] = state[TYPES] + state.pop(TASK)[0]
+    return {f"bert.{name}": value for name, value in state.items()}
+
+
+def _check_report(base: Base, report: dict[str, Any], keep_classifier: bool) -> None:
+    """Raise where `from_pretrained` left a part of the encoder, or of a kept classifier, as it was initialised."""
+    wanted = (*ENCODER, "classifier.") if keep_classifier else ENCODER
+    shapes = [key[0] for key in report["mismatched_keys"]]
+    problems = [("has no", report["missing_keys"]), ("holds an unexpected", report["unexpected_keys"])]
+    for problem, names in [*problems, ("has another shape of", shapes)]:
+        keys = sorted(name for name in map(_bare, names) if name.startswith(wanted) and not name.startswith(UNUSED))
         if keys:
             more = f" (+{len(keys) - 1} more)" if len(keys) > 1 else ""
-            raise UserError(f"--model_name_or_path {name}: not this BERT's weights: it {problem} {keys[0]}{more}")
-    return model
+            raise UserError(f"{base.flag}: not this model's weights: it {problem} {keys[0]}{more}")
+
+
+def _bare(name: str) -> str:
+    """A weight's name without its model's prefix."""
+    return name.removeprefix("bert.").removeprefix("ernie.")
+
+
+def _check_finite(base: Base, weights: Iterable[tuple[str, Tensor]]) -> None:
+    for name, value in weights:
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{base.flag}: {name} holds NaN or infinity; weights that are numbers are expected")
 
 
 @contextlib.contextmanager

@@ -14,12 +14,13 @@ from scipy.special import softmax
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from recipe.arguments import RecipeArguments
+from recipe.base_model import open_base, readable_labels
 from recipe.batching import IGNORED_LABEL
 from recipe.building import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
 from recipe.durable import write_text
 from recipe.errors import RunError, UserError
-from recipe.loading import load_config, load_model, load_tokenizer, readable_labels
+from recipe.loading import load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.progress import quiet_libraries, say
@@ -55,9 +56,8 @@ def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, Pre
     """
     quiet_libraries()
     set_seed(arguments.training.seed)
-    config, options = load_config(arguments.model)
-    model = load_model(arguments.model, config, options, fine_tuned=True)
-    return model, load_tokenizer(arguments.model, config, options)
+    base = open_base(arguments.model)
+    return load_fine_tuned_model(base), load_tokenizer(base)
 
 
 def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> None:

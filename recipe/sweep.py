@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
+from recipe.base_model import open_base
 from recipe.caches import list_caches
 from recipe.depths import format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
 from recipe.errors import UserError, exit_on_error
 from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
-from recipe.loading import load_config
 from recipe.parsing import parse
 from recipe.training import train
 
@@ -41,7 +41,7 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
         UserError: the model has no such depth, or output_dir holds a sweep with other arguments.
     """
     base = parse(words)
-    layers = load_config(base.model)[0].num_hidden_layers
+    layers = open_base(base.model).config.num_hidden_layers
     chosen = sorted(set(range(layers + 1) if depths is None else depths))
     if chosen[0] < 0 or chosen[-1] > layers:
         raise UserError(

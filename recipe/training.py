@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import DataArguments, RecipeArguments
+from recipe.base_model import Base, name_labels, open_base
 from recipe.building import build
 from recipe.cached_split import TokenizedSplit
 from recipe.checkpointing import Checkpoint
@@ -15,7 +16,7 @@ from recipe.errors import RunError, UserError
 from recipe.finishing import finish
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
-from recipe.loading import load_config, load_model, load_tokenizer, name_labels
+from recipe.loading import load_model, load_tokenizer, vocabulary_note
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import quiet_libraries, say
 from recipe.ranks import held_output, together
@@ -59,17 +60,19 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     args, started = arguments.training, time.perf_counter()
     quiet_libraries()
     set_seed(args.seed)
-    config, options = load_config(arguments.model)
-    parse_layers(arguments.freeze.freeze_layers, config.num_hidden_layers)
-    _check_length(arguments.data, config.max_position_embeddings)
+    base = open_base(arguments.model)
+    parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
+    _check_length(arguments.data, base.config.max_position_embeddings)
     splits = _open_splits(arguments)
-    name_labels(config, splits[0].label_names)
-    tokenizer = load_tokenizer(arguments.model, config, options)
-    model = load_model(arguments.model, config, options)
+    continues = name_labels(base, splits[0].label_names)
+    tokenizer, model = load_tokenizer(base), load_model(base, keep_classifier=continues)
     freeze(model, arguments.freeze)
     plan = make_plan(model)
     model.config.frozen_prefix_depth = plan.prefix_depth
-    say(args, format_plan(plan, config.num_hidden_layers))
+    say(args, format_plan(plan, model.config.num_hidden_layers))
+    say(args, _describe_classifier(base, continues))
+    for line in filter(None, [vocabulary_note(base, tokenizer)]):
+        say(args, f"note: {line}")
     for line in wasteful_choices(plan, bool(args.activation_checkpointing)):
         say(args, f"note: {line}")
     for split in splits:
@@ -146,3 +149,9 @@ def _check_length(args: DataArguments, positions: int) -> None:
 def _describe(split: Split) -> str:
     skipped = f"; {len(split.skipped):,} bad rows left out, the first: {split.skipped[0]}" if split.skipped else ""
     return f"{split.name}: {split.rows:,} pairs from {split.source}{skipped}"
+
+
+def _describe_classifier(base: Base, continues: bool) -> str:
+    """Where the classifier comes from."""
+    names = ", ".join(base.config.id2label.values())
+    return f"classifier: {f'goes on from that of {base.name}' if continues else 'new'}; labels {names}"

@@ -7,9 +7,10 @@ import argparse
 from pathlib import Path
 
 from recipe.arguments import ModelArguments
+from recipe.base_model import name_labels, open_base
 from recipe.checkpointing import Checkpoint, Damaged, open_checkpoint
 from recipe.errors import UserError, exit_on_error
-from recipe.loading import load_config, load_model, load_tokenizer, name_labels
+from recipe.loading import load_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.weights import fingerprint, load_trainable
 
@@ -30,10 +31,10 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
     args = ModelArguments(
         model_name_or_path or manifest["base_model"], given["dtype"], given["attn_implementation"], given["dropout"]
     )
-    config, options = load_config(args)
-    name_labels(config, manifest["identity"]["labels"])
-    config.frozen_prefix_depth = manifest["frozen_prefix_depth"]
-    model, tokenizer = load_model(args, config, options), load_tokenizer(args, config, options)
+    base = open_base(args)
+    name_labels(base, manifest["identity"]["labels"])
+    base.config.frozen_prefix_depth = manifest["frozen_prefix_depth"]
+    model, tokenizer = load_model(base), load_tokenizer(base)
     trained = set(manifest["trainable"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -2,17 +2,18 @@ import pytest
 import torch
 
 from recipe.arguments import FreezeArguments, ModelArguments
+from recipe.base_model import open_base
 from recipe.errors import UserError
 from recipe.freezing import freeze, make_plan, parse_layers, prefix_depth, wasteful_choices
-from recipe.loading import load_config, load_model
+from recipe.loading import load_model
 from recipe.weights import fingerprint
 
 
 @pytest.fixture
 def model(tiny_model):
     args = ModelArguments(model_name_or_path=str(tiny_model))
-    config, options = load_config(args)
-    return load_model(args, config, options)
+    base = open_base(args)
+    return load_model(base)
 
 
 def trainable(model):

@@ -96,12 +96,13 @@ def test_faster_is_what_was_measured(cache, arguments, monkeypatch, capsys, time
 
 
 def test_measuring_leaves_no_trace(arguments, tiny_model, cache):
+    from recipe.base_model import open_base
     from recipe.freezing import freeze
-    from recipe.loading import load_config, load_model
+    from recipe.loading import load_model
 
     parsed = arguments()
-    config, options = load_config(parsed.model)
-    model = load_model(parsed.model, config, options)
+    base = open_base(parsed.model)
+    model = load_model(base)
     freeze(model, parsed.freeze)
     before = torch.random.get_rng_state()
     assert gpu._seconds(model, model.run_tail, torch.zeros(2, 8, 32), None, parsed.training) > 0

@@ -11,6 +11,7 @@ from recipe.errors import UserError
 from recipe.hub import require_hub
 from tests.conftest import make_pairs
 from tests.hub_server import FAULTS, hub
+from tests.published import publish
 
 ROOT = Path(__file__).parents[1]
 CARD = """---
@@ -63,7 +64,8 @@ def run(endpoint, tmp_path, *words):
 @pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
 def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(tiny_model, afqmc, tmp_path, reading):
     FAULTS["left"] = 1
-    with hub({"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": afqmc}) as endpoint:
+    published = publish(tiny_model, tmp_path / "published", "bert-base-chinese")
+    with hub({"models/google-bert/bert-base-chinese": published, "datasets/clue/clue": afqmc}) as endpoint:
         done = run(endpoint, tmp_path, reading)
     assert done.returncode == 0, done.stderr
     assert FAULTS["left"] == 0

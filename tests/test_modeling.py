@@ -3,14 +3,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
 
 from recipe.arguments import ModelArguments
-from recipe.loading import load_config, load_model
+from recipe.base_model import open_base
+from recipe.loading import load_model
 from recipe.modeling import BertForPairwiseCLS
 
 
 def load(folder, **options):
-    args = ModelArguments(model_name_or_path=str(folder), **options)
-    config, loading = load_config(args)
-    return load_model(args, config, loading)
+    return load_model(open_base(ModelArguments(model_name_or_path=str(folder), **options)))
 
 
 def padded_batch():

@@ -13,13 +13,14 @@ from transformers import AutoTokenizer
 
 from recipe import caches, paying
 from recipe.arguments import FreezeArguments, ModelArguments
+from recipe.base_model import open_base
 from recipe.cache_key import make_key
 from recipe.caches import list_caches, prune
 from recipe.data import iterate_batches, open_split, tokenize
 from recipe.encoding import encode, equal_length_batches, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.freezing import freeze
-from recipe.loading import load_config, load_model
+from recipe.loading import load_model
 from recipe.prefix_cache import open_cache, rows_per_pair
 from recipe.ranks import Share
 from recipe.tokens import read_tokens
@@ -34,8 +35,8 @@ LAST = ("--load_best_model_at_end=false", "--save_total_limit=3")
 @pytest.fixture
 def model(tiny_model):
     args = ModelArguments(model_name_or_path=str(tiny_model))
-    config, options = load_config(args)
-    model = load_model(args, config, options).eval()
+    base = open_base(args)
+    model = load_model(base).eval()
     freeze(model, FreezeArguments(freeze_layers="0-1"))
     return model
 

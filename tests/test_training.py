@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import set_seed
 
+from recipe.base_model import open_base
 from recipe.building import build_trainer, train_batches
 from recipe.cached_split import TokenizedSplit
 from recipe.data import require_split, tokenize
 from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
-from recipe.loading import load_config, load_model, load_tokenizer
+from recipe.loading import load_model, load_tokenizer
 from recipe.parsing import parse
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
@@ -57,12 +58,12 @@ def test_a_run_leaves_a_whole_model_and_its_results(arguments, tmp_path, capsys)
 
 def test_frozen_weights_are_bit_identical_and_the_rest_is_not(arguments, tmp_path):
     parsed = arguments()
-    config, options = load_config(parsed.model)
-    before = load_model(parsed.model, config, options).state_dict()
+    base = open_base(parsed.model)
+    before = load_model(base).state_dict()
     train(parsed)
     saved = parse(["--do_eval", f"--model_name_or_path={tmp_path / 'run'}"])
-    config, options = load_config(saved.model)
-    after = load_model(saved.model, config, options).state_dict()
+    base = open_base(saved.model)
+    after = load_model(base).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     frozen = {
         name
@@ -90,9 +91,9 @@ def test_how_a_step_is_cut_up_or_read_changes_no_loss(arguments, tmp_path, cut):
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp_path):
     parsed = arguments("--eval_strategy=no")
     set_seed(0)
-    config, options = load_config(parsed.model)
-    tokenizer = load_tokenizer(parsed.model, config, options)
-    model = load_model(parsed.model, config, options)
+    base = open_base(parsed.model)
+    tokenizer = load_tokenizer(base)
+    model = load_model(base)
     with torch.no_grad():
         model.bert.encoder.layer[3].output.dense.weight[0, 0] = float("inf")
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -107,9 +108,9 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp
 
 def test_label_smoothing_is_not_lost(arguments):
     parsed = arguments("--label_smoothing_factor=0.3", "--eval_strategy=no")
-    config, options = load_config(parsed.model)
-    model = load_model(parsed.model, config, options).eval()
-    trainer = build_trainer(parsed.training, model, load_tokenizer(parsed.model, config, options))
+    base = open_base(parsed.model)
+    model = load_model(base).eval()
+    trainer = build_trainer(parsed.training, model, load_tokenizer(base))
     batch = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "labels": torch.tensor([0, 1])}
     logits = model(batch["input_ids"]).logits
     expected = torch.nn.functional.cross_entropy(logits, batch["labels"], label_smoothing=0.3)
@@ -146,7 +147,7 @@ def test_a_refused_run_leaves_nothing_behind(arguments, tmp_path, words, told):
 
 def test_a_model_that_is_no_bert_is_refused(arguments, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UserError, match="a gpt2 model; a BERT checkpoint"):
+    with pytest.raises(UserError, match="a gpt2 model; a BERT or ERNIE checkpoint"):
         train(arguments(f"--model_name_or_path={tmp_path}"))
 
 
