@@ -10,10 +10,11 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
 from recipe.arguments import DEFAULT_MODEL, RecipeArguments
+from recipe.arithmetic import versions
 from recipe.data import Split, iterate
 from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
 from recipe.prediction import Answers
-from recipe.reporting import RunReport, format_plan, peak_memory, versions
+from recipe.reporting import RunReport, format_plan, peak_memory
 
 MISTAKES = 20
 FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")

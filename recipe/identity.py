@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.arguments import RecipeArguments
+from recipe.arithmetic import describe_arithmetic, refuse_other_precision
 from recipe.data import Split
 from recipe.errors import UserError
 from recipe.ranks import from_all_ranks
@@ -88,6 +89,7 @@ def make_identity(
         "weights": {"trained": fingerprint(model, trained=True), "frozen": fingerprint(model, trained=False)},
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "processes": arguments.training.world_size,
+        "arithmetic": describe_arithmetic(arguments.training),
     }
     return json.loads(json.dumps(identity, default=str))
 
@@ -131,6 +133,7 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
         changed.append(f"--{flag} {_text(now)} from here on; it was {_text(before)} in {where}")
     if old["processes"] != new["processes"]:
         raise UserError(f"{new['processes']} processes: there were {old['processes']} in {where}; {WAY_OUT}")
+    refuse_other_precision(old.get("arithmetic", {}), new["arithmetic"], where, WAY_OUT)
     if old["labels"] != new["labels"]:
         raise UserError(f"labels {_text(new['labels'])}: they were {_text(old['labels'])} in {where}; {WAY_OUT}")
     for split in sorted(old["data"].keys() | new["data"].keys()):

@@ -2,11 +2,9 @@
 
 import dataclasses
 import json
-import platform
 import resource
 import sys
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,9 @@ from typing import Any
 import torch
 
 from recipe.arguments import ModelArguments, RecipeArguments
+from recipe.arithmetic import versions
 from recipe.durable import write_json
 from recipe.freezing import FreezePlan
-
-LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate")
 
 
 @dataclass
@@ -137,11 +134,6 @@ def _against_row(told: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a result depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def peak_memory() -> int:

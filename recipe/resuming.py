@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
+from recipe.arithmetic import other_arithmetic
 from recipe.checkpointing import (
     Checkpoint,
     Damaged,
@@ -92,7 +93,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
         return Resume(notes=tuple(complaints))
     changed = compare(checkpoint.manifest["identity"], identity, str(checkpoint.folder))
     _refuse_past_end(checkpoint, arguments, rows, changed)
-    return Resume(checkpoint, notes=(*complaints, *changed))
+    return Resume(checkpoint, notes=(*complaints, *changed, *_arithmetic(checkpoint, identity)))
 
 
 def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: RecipeArguments, rows: int) -> Resume:
@@ -104,7 +105,12 @@ def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: Re
         raise UserError(f"--resume {path}: --output_dir {output_dir} has checkpoints of its own; name an empty one")
     changed = compare(checkpoint.manifest["identity"], identity, str(path))
     _refuse_past_end(checkpoint, arguments, rows, changed)
-    return Resume(checkpoint, notes=tuple(changed))
+    return Resume(checkpoint, notes=(*changed, *_arithmetic(checkpoint, identity)))
+
+
+def _arithmetic(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
+    before = checkpoint.manifest["identity"].get("arithmetic", {})
+    return other_arithmetic(before, identity["arithmetic"], str(checkpoint.folder))
 
 
 def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:

@@ -1,0 +1,88 @@
+"""What changes a run's numbers and is no flag: precision by accelerate, device, threads, kernels, library versions."""
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from recipe.errors import UserError
+
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "accelerate")
+NUMERIC_LIBRARIES = ("numpy", "safetensors", "tokenizers")  # besides those: what a resume's bytes depend on
+
+# What the libraries read of the environment, and what no flag of torch tells of on a machine without a GPU.
+ENVIRONMENT = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+    *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "OPENBLAS_CORETYPE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_V8_API_DISABLED"),
+    *("TORCH_BLAS_PREFER_CUBLASLT", "DISABLE_ADDMM_CUDA_LT", "TORCH_LINEAR_FLATTEN_3D", "NCCL_ALGO", "NCCL_PROTO"),
+)
+
+REFUSED = {  # as a changed flag would be: other numbers from the first digits on, or another form of checkpoint
+    "mixed_precision": "mixed precision (--bf16, or ACCELERATE_MIXED_PRECISION)",
+    "dynamo_backend": "compilation (ACCELERATE_DYNAMO_BACKEND)",
+    "sharding": "sharding (ACCELERATE_USE_FSDP, ACCELERATE_USE_DEEPSPEED)",
+}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def describe_arithmetic(args: TrainingArguments) -> dict[str, Any]:
+    """What this process computes with, JSON-ready, by name."""
+    cuda = torch.backends.cuda
+    kernels = {"flash": cuda.flash_sdp_enabled(), "memory-efficient": cuda.mem_efficient_sdp_enabled()}
+    kernels |= {"math": cuda.math_sdp_enabled(), "cudnn": cuda.cudnn_sdp_enabled()}
+    gpu = args.device.type == "cuda"
+    found: dict[str, Any] = {
+        "mixed_precision": args.mixed_precision,
+        "dynamo_backend": os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower(),
+        "sharding": _sharding(),
+        "device": torch.cuda.get_device_name(args.device) if gpu else args.device.type,
+        "threads": torch.get_num_threads(),
+        "processor instructions": torch.backends.cpu.get_cpu_capability(),
+        "attention kernels": [name for name, enabled in kernels.items() if enabled],
+        "oneDNN": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+        "float32 matrix products": torch.get_float32_matmul_precision(),
+        "TF32 convolutions": torch.backends.cudnn.allow_tf32,
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
+    found |= versions() | {name: version(name) for name in NUMERIC_LIBRARIES}
+    return found | {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+
+
+def _sharding() -> str:
+    used = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
+    return " ".join(used) or "none"
+
+
+def refuse_other_precision(old: dict[str, Any], new: dict[str, Any], where: str, way_out: str) -> None:
+    """Check that what stands for a flag is as it was; what was not recorded is not compared.
+
+    Raises:
+        UserError: it is not.
+    """
+    for name, what in REFUSED.items():
+        if old.get(name, new[name]) != new[name]:
+            raise UserError(f"{what} {new[name]}: it was {old[name]} in {where}; {way_out}")
+
+
+def other_arithmetic(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
+    """A line that says what differs and may change a result's last bits; nothing where nothing does."""
+    changes = [
+        f"{name} {_text(new.get(name))} (was {_text(old.get(name))})"
+        for name in sorted(old.keys() | new.keys())
+        if old and name not in REFUSED and old.get(name) != new.get(name)
+    ]
+    return [f"other arithmetic than in {where}, so the last bits may differ: {', '.join(changes)}"] if changes else []
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return " and ".join(value) if isinstance(value, list) else str(value)
