@@ -1,5 +1,6 @@
 """The model card: README.md with its figures, which can be published as it is."""
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from recipe.data import Split, iterate
 from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
 from recipe.prediction import Answers
 from recipe.reporting import RunReport, format_plan, peak_memory
+from recipe.text import fenced, markdown
 
 MISTAKES = 20
 FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
@@ -88,9 +90,10 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
 def _head(arguments: RecipeArguments, report: RunReport) -> str:
     base = Path(_base(arguments)).name if Path(_base(arguments)).exists() else _base(arguments)
     share = report.plan.trainable / report.plan.parameters
-    lines = [f"# {_name(arguments)}", ""]
+    lines = [f"# {markdown(_name(arguments))}", ""]
     lines.append(
-        f"`{base}`, fine-tuned to classify Chinese sentence pairs with {1 - share:.1%} of its parameters frozen."
+        f"**{markdown(base)}**, fine-tuned to classify Chinese sentence pairs with {1 - share:.1%} of its parameters "
+        "frozen."
     )
     if report.metrics:
         told = {key.removeprefix("eval_"): value for key, value in report.metrics.items()}
@@ -101,15 +104,16 @@ def _head(arguments: RecipeArguments, report: RunReport) -> str:
             f"in {told['majority_baseline']:.1%} (McNemar's test on the same pairs, p {told['majority_p_value']:.2g})."
             + ("" if beats else " **It is not shown to beat that.**")
         )
-    lines += ["", "```python", "from transformers import pipeline", ""]
-    lines.append(f'classify = pipeline("text-classification", "{_name(arguments)}", trust_remote_code=True)')
-    lines += ['classify({"text": "花呗怎么提前还款", "text_pair": "花呗可以提前还吗"})', "```", ""]
-    return "\n".join(lines)
+    code = ["from transformers import pipeline", ""]
+    name = json.dumps(_name(arguments), ensure_ascii=False)
+    code.append(f'classify = pipeline("text-classification", {name}, trust_remote_code=True)')
+    code.append('classify({"text": "花呗怎么提前还款", "text_pair": "花呗可以提前还吗"})')
+    return "\n".join([*lines, "", fenced("\n".join(code), "python"), ""])
 
 
 def _training(arguments: RecipeArguments, report: RunReport) -> str:
     layers = sum(row.module.startswith("layer") for row in report.plan.rows)
-    return f"## What was frozen\n\n```\n{format_plan(report.plan, layers)}\n```\n\n![learning curve]({FIGURES[0]})\n"
+    return f"## What was frozen\n\n{fenced(format_plan(report.plan, layers))}\n\n![learning curve]({FIGURES[0]})\n"
 
 
 def _scores(report: RunReport, split: Split) -> str:
@@ -135,20 +139,16 @@ def _mistakes(split: Split, probabilities: np.ndarray, answers: Answers, names: 
     lines = [f"## The {len(worst)} most confident mistakes", "", "| sentence 1 | sentence 2 | label | answered |"]
     lines.append("|---|---|---|---|")
     for place in worst:
-        pair, answered = pairs[place], names[int(probabilities[place].argmax())]
-        sentences = (_cell(pair[key]) for key in ("sentence1", "sentence2"))
-        label = names[int(answers.labels[place])]
+        pair, answered = pairs[place], markdown(names[int(probabilities[place].argmax())])
+        sentences = (markdown(pair[key]) for key in ("sentence1", "sentence2"))
+        label = markdown(names[int(answers.labels[place])])
         lines.append(f"| {' | '.join(sentences)} | {label} | {answered} ({confidence[place]:.1%}) |")
     return "\n".join([*lines, ""])
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-
-
 def _reproduction(report: RunReport) -> str:
     identity = report.identity
-    lines = ["## How it was made", "", "```bash", shlex.join(["python", *sys.argv]), "```", ""]
+    lines = ["## How it was made", "", fenced(shlex.join(["python", *sys.argv]), "bash"), ""]
     seconds = [report.encode_seconds, report.train_seconds - report.eval_seconds, report.eval_seconds]
     memory = f"{peak_memory() / 1e9:.2f} GB"
     if report.gpu_bytes:

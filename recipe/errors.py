@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from recipe.text import shown
+
 
 class UserError(Exception):
     """Something the user can mend: one line that names the flag or file:line, the value and the accepted form."""
@@ -50,5 +52,5 @@ def exit_on_error(main: Callable[[], None]) -> None:
 
 def _exit(message: str, status: int, told_by: str = "") -> None:
     if os.environ.get(told_by, "0") == "0":
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        print(shown(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
     sys.exit(status)

@@ -1,5 +1,6 @@
 """A run's figures: how it learned, what it confuses, and whether its probabilities can be believed."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> No
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> None:
-    """The confusion matrix, rows the true labels; names that are no ASCII are replaced by their ids."""
-    shown = [name if name.isascii() else str(number) for number, name in enumerate(names)]
+    """The confusion matrix, rows the true labels; names that the font or its formulas would change become ids."""
+    plain = re.compile(r"[\w .,:+-]{1,20}", re.ASCII)
+    shown = [name if plain.fullmatch(name) else str(number) for number, name in enumerate(names)]
     table = np.asarray(counts)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     figure, axes = _new_figure(4.6)

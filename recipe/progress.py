@@ -9,6 +9,8 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from recipe.text import shown
+
 
 def quiet_libraries() -> None:
     """Leave standard error to what a user can act on."""
@@ -19,9 +21,9 @@ def quiet_libraries() -> None:
 
 
 def say(args: TrainingArguments, line: str) -> None:
-    """Print from the first process only."""
+    """Print from the first process only, one line or a table whose cells are `shown` already."""
     if args.process_index == 0:
-        tqdm.write(line)
+        tqdm.write(shown(line, lines=True))
         sys.stdout.flush()
 
 
@@ -32,7 +34,7 @@ class Progress:
     """A bar on a terminal; elsewhere a line at each tenth of a long way, for logs. From the first process only."""
 
     def __init__(self, args: TrainingArguments, total: int, what: str, unit: str, done: int = 0) -> None:
-        self.args, self.total, self.what, self.unit = args, total, what, unit
+        self.args, self.total, self.what, self.unit = args, total, shown(what), unit
         self.first = self.done = done
         self.started = self.told = time.perf_counter()
         self.bar: tqdm | None = None
@@ -40,7 +42,7 @@ class Progress:
             self.bar = tqdm(
                 total=total,
                 initial=done,
-                desc=what,
+                desc=self.what,
                 unit=f" {unit}",
                 unit_scale=total > 10_000,
                 dynamic_ncols=True,

@@ -15,6 +15,7 @@ from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.arithmetic import versions
 from recipe.durable import write_json
 from recipe.freezing import FreezePlan
+from recipe.text import shown
 
 
 @dataclass
@@ -74,8 +75,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
         f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
     )
     lines.append(f"peak memory     {memory}")
-    lines.append(f"model           {output_dir}")
-    lines.append(f"next            make eval RUN={output_dir}")
+    lines.append(f"model           {shown(str(output_dir))}")
+    lines.append(f"next            make eval RUN={shown(str(output_dir))}")
     return "\n".join(lines)
 
 
@@ -99,7 +100,8 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
         *_against_row(told),
         ("speed", f"{told['samples_per_second']:,.0f} pairs a second"),
     ]
-    lines = [f"{key:<15} {value}" for key, value in rows]
+    lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
+    names = [shown(name) for name in names]
     lines.append("confusion       " + "".join(f"{name:>10.10}" for name in ["answered", *names]))
     for name, row in zip(names, counts, strict=True):
         lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row))

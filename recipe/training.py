@@ -23,6 +23,7 @@ from recipe.ranks import held_output, together
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary
 from recipe.resuming import choose
 from recipe.signals import SaveAndStop, StopRequest, stop_requests
+from recipe.text import shown
 from recipe.trainer import FreezeTrainer
 from recipe.weights import fingerprint
 
@@ -70,13 +71,13 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     plan = make_plan(model)
     model.config.frozen_prefix_depth = plan.prefix_depth
     say(args, format_plan(plan, model.config.num_hidden_layers))
-    say(args, _describe_classifier(base, continues))
+    say(args, shown(_describe_classifier(base, continues)))
     for line in filter(None, [vocabulary_note(base, tokenizer)]):
         say(args, f"note: {line}")
     for line in wasteful_choices(plan, bool(args.activation_checkpointing)):
         say(args, f"note: {line}")
     for split in splits:
-        say(args, _describe(split))
+        say(args, shown(_describe(split)))
     report = RunReport(plan, make_identity(arguments, model, splits, tokenizer), started)
     max_length = arguments.data.max_length
     tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length), s.shards) for s in splits]

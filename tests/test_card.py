@@ -5,8 +5,10 @@ import pytest
 import transformers.trainer
 from huggingface_hub import ModelCard
 
-from recipe.card import _cell
+from recipe.evaluation import evaluate
+from recipe.parsing import parse
 from recipe.training import train
+from tests.conftest import make_pairs, write_jsonl
 
 FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
 
@@ -39,8 +41,21 @@ def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, name
     assert "layers 0-1" in card.text
 
 
-def test_a_sentence_cannot_break_the_table():
-    assert _cell("a|b\n<script>\\") == "a\\|b &lt;script>\\\\"
+def test_labels_and_sentences_are_no_links_images_or_cells(arguments, tmp_path, capsys):
+    names = ["[x](http://a.b)|", "\x1b[31mred\nnext"]
+    rows = [{**row, "label": names[int(row["label"])]} for row in make_pairs(30)]
+    rows = [{**row, "sentence1": f"![t](//a.b/{number}) `x` www.a.b @me"} for number, row in enumerate(rows)]
+    for split in ("train", "dev"):
+        write_jsonl(tmp_path / f"{split}.json", rows)
+    train(arguments("--model_card=true", f"--data_dir={tmp_path}", "--label_names", *names))
+    evaluate(parse(["--do_eval", f"--model_name_or_path={tmp_path / 'run'}", "--use_cpu"]))
+    assert "\x1b" not in capsys.readouterr().out
+    card = (tmp_path / "run" / "README.md").read_text()
+    table = card[card.index("most confident mistakes") : card.index("## How it was made")]
+    assert "\x1b" not in card
+    assert not set("[]!@`") & set(table)
+    assert "www." not in table
+    assert all(line.count("|") == 5 for line in table.splitlines() if line.startswith("|"))
 
 
 def test_the_trainer_pushes_the_whole_model_and_its_card(arguments, tmp_path, monkeypatch):

@@ -1,0 +1,40 @@
+"""Text of a user's or a stranger's, made harmless where it is shown: in a terminal, and in a model card."""
+
+import re
+import unicodedata
+
+# Control, format (among them those that turn the writing direction), surrogates, private, unassigned; line separators.
+# The joiner, which emoji are made of, stays.
+ESCAPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+JOINER = "\u200d"
+MARKDOWN = re.compile(r"[\\`*_\[\]()<>!|~&:@$]|(?<=www)\.")
+
+
+def shown(text: str, lines: bool = False) -> str:
+    """`text` for a terminal, with escapes in place of what would move the cursor, colour, or hide and turn text.
+
+    Args:
+        lines: whether newlines stay; without it the result is one line.
+    """
+    return "".join("\n" if lines and each == "\n" else _shown(each) for each in text)
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() or character == JOINER or unicodedata.category(character) not in ESCAPED:
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def markdown(text: str) -> str:
+    """`text` for a card, in one line: every character that Markdown or HTML gives a meaning as an entity.
+
+    So a sentence is no link, image, heading or cell, and a bare address becomes no link either.
+    """
+    return MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", shown(" ".join(text.split())))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """`text` as a code block, in a fence that is longer than any run of backticks in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{shown(text, lines=True)}\n{fence}"
