@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ class CacheKey(NamedTuple):
     dtype: str
     compute_dtype: str
     versions: str
+    device: str  # its type: another kind of processor rounds otherwise
+    owner: int  # caches are readable by their owner only, so that in a shared folder each user has his own
 
     @property
     def depth(self) -> int:
@@ -37,8 +40,10 @@ class CacheKey(NamedTuple):
         return self._replace(modules=self.modules[: depth + 1])
 
 
-def make_key(model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str) -> CacheKey:
-    """The key of the model's frozen prefix over `tokens`."""
+def make_key(
+    model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str, device: str = "cpu"
+) -> CacheKey:
+    """The key of the model's frozen prefix over `tokens`, computed on that type of device."""
     config = model.config
     read = ("hidden_act", "hidden_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers")
     shape = {name: getattr(config, name) for name in read} | {"attention": config._attn_implementation}
@@ -50,6 +55,8 @@ def make_key(model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtyp
         dtype=dtype,
         compute_dtype=compute_dtype,
         versions=f"torch {version('torch')}, transformers {version('transformers')}",
+        device=device,
+        owner=os.getuid() if hasattr(os, "getuid") else 0,
     )
 
 

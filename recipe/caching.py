@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
+from recipe.cache_folder import STATES, remove_cache
 from recipe.cache_key import CacheKey, make_key
 from recipe.cached_split import CachedSplit, TokenizedSplit
 from recipe.encoding import encode, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
-from recipe.paying import why_not_partly
-from recipe.prefix_cache import PrefixCache, open_cache, size_in_bytes
+from recipe.paying import passes, why_not_partly
+from recipe.prefix_cache import PrefixCache, is_intact, open_cache, size_in_bytes, what_is_in_the_way
 from recipe.progress import say
 from recipe.ranks import Share, first_on_machine, from_all_ranks, from_first_rank
 from recipe.token_store import store_tokens
@@ -38,17 +39,16 @@ def cache_prefix(
         RunError: the disk became full meanwhile.
     """
     args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
-    reason = _why_not(model, arguments, before)
+    reason = _why_not(model, arguments, before, splits[0].rows)
     tokens: list[Tokens] = []
     if reason is None:
         try:
             tokens = [_read(split, directory, args) for split in splits]
-        except OSError as error:
+            heads = _what_fits(model, tokens, arguments)
+            keys = _choose_keys(model, heads, arguments, before)
+            reason = _why_not_these(model, tokens, heads, keys, arguments, before)
+        except OSError as error:  # the same on all ranks
             reason = f"--prefix_cache_dir {directory}: {error.strerror or error}"
-    if reason is None:
-        heads = _what_fits(model, tokens, arguments)
-        keys = _choose_keys(model, heads, arguments, before)
-        reason = _why_not_these(model, tokens, heads, keys, arguments, before)
     if reason is not None:
         if arguments.cache.prefix_cache == "on":
             raise UserError(f"--prefix_cache on: {reason}")
@@ -60,7 +60,7 @@ def cache_prefix(
     return cached
 
 
-def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str | None) -> str | None:
+def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str | None, rows: int) -> str | None:
     if arguments.cache.prefix_cache == "off":
         return "as --prefix_cache says"
     if model.prefix_depth is None:
@@ -71,7 +71,12 @@ def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str 
         return "--frozen_dropout makes the prefix's outputs differ from pass to pass"
     if arguments.cache.prefix_cache == "auto" and before == "off":
         return "as it was before the run was stopped"
-    if arguments.cache.prefix_cache == "auto" and before is None and arguments.training.num_train_epochs <= 1:
+    if arguments.cache.prefix_cache == "auto" and before is None and passes(arguments, rows) <= 1:
+        steps = arguments.training.max_steps
+        if steps > 0:
+            return (
+                f"--max_steps {steps} of {steps / passes(arguments, rows):,.0f} an epoch read each output at most once"
+            )
         return "a single epoch would read each output once"
     return None
 
@@ -105,25 +110,15 @@ def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: Recip
 def _choose_keys(
     model: BertForPairwiseCLS, heads: list[Tokens], arguments: RecipeArguments, before: str | None
 ) -> list[CacheKey]:
-    """Their keys; where the computing type is free, that of a cache already there, else the faster one."""
+    """Their keys, a function of the command and the processor alone: never of what lies in the cache."""
     cache, args = arguments.cache, arguments.training
-    names = ["float32"] if cache.prefix_cache_dtype == "float32" else ["bfloat16", "float32"]
-    if cache.prefix_compute_dtype != "auto":
-        names = [cache.prefix_compute_dtype]
-    elif before is not None:
-        names = [name for name in names if f"computed in {name}" in before] or names
-    first = make_key(model, heads[0], cache.prefix_cache_dtype, names[0])
-
-    def choose() -> str:
-        """On the first rank: other disks may hold other caches."""
-        for name in names:
-            if len(names) == 1 or open_cache(
-                Path(cache.prefix_cache_dir), first._replace(compute_dtype=name), heads[0]
-            ):
-                return name
-        return fast_dtype(args.device)
-
-    first = first._replace(compute_dtype=from_first_rank(args, choose))
+    dtype = cache.prefix_compute_dtype
+    if dtype == "auto" and cache.prefix_cache_dtype == "float32":
+        dtype = "float32"
+    if dtype == "auto":
+        kept = [name for name in ("bfloat16", "float32") if before is not None and f"computed in {name}" in before]
+        dtype = from_first_rank(args, lambda: kept[0] if kept else fast_dtype(args.device))
+    first = make_key(model, heads[0], cache.prefix_cache_dtype, dtype, args.device.type)
     return [first, *(first._replace(tokens=head.sha256()) for head in heads[1:])]
 
 
@@ -142,7 +137,10 @@ def _why_not_these(
     reason = next(filter(None, from_all_ranks(args, _no_room(heads, keys, arguments))), None)
     told = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g} keeps {kept:,} of {pairs:,} pairs"
     if reason is None and kept < pairs and before is None and arguments.cache.prefix_cache == "auto":
-        reason = from_first_rank(args, lambda: why_not_partly(model, heads[0], keys[0], arguments, told))
+        epochs = passes(arguments, len(tokens[0].labels))
+        reason = from_first_rank(
+            args, lambda: why_not_partly(model, heads[0], keys[0], arguments, epochs, told), OSError
+        )
     if reason is None and kept < pairs:
         say(args, f"prefix cache: {told}; the others are computed in each epoch")
     return reason
@@ -155,10 +153,13 @@ def _no_room(heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArgumen
     missing = sum(
         size_in_bytes(head, key) for head, key in zip(heads, keys, strict=True) if not open_cache(directory, key, head)
     )
-    free = shutil.disk_usage(directory).free
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        return f"--prefix_cache_dir {directory}: {error.strerror}"
     if missing > free:
         return f"it would take {missing / GIGABYTE:.2f} GB, and {directory} has {free / GIGABYTE:.2f} GB free"
-    return None
+    return next(filter(None, (what_is_in_the_way(directory, key) for key in keys)), None)
 
 
 def _open_or_encode(
@@ -167,6 +168,10 @@ def _open_or_encode(
     """The cache of `key`; a machine that has it waits for those that do not. Collective."""
     args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
     cache = open_cache(directory, key, tokens)
+    if cache is not None and args.local_process_index == 0 and not is_intact(directory, key, cache):
+        say(args, f"prefix cache: {directory / key.name}: {STATES} is not what was written; it is made again")
+        remove_cache(directory / key.name, although_read=True)
+        cache = None
     found = from_all_ranks(args, cache is not None)
     if not all(found):
         try:

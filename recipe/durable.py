@@ -1,6 +1,5 @@
 """Files that are complete or absent, whatever happens meanwhile, and a folder that one run has at a time."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import UserError
+from recipe.locks import lock
 
 LOCK = ".lock"
 
@@ -71,9 +71,9 @@ def locked(folder: Path, token: str = "") -> Iterator[None]:
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = _lock(folder / LOCK)
-        os.truncate(handle, 0)
-        os.write(handle, token.encode())
+        held = lock(folder / LOCK, create=True)
+        os.ftruncate(held.handle, 0)
+        os.write(held.handle, token.encode())
     except BlockingIOError:
         raise UserError(
             f"--output_dir {folder}: another run writes there; wait for it, or name another folder"
@@ -86,18 +86,4 @@ def locked(folder: Path, token: str = "") -> Iterator[None]:
         (folder / LOCK).unlink(missing_ok=True)
         if made and not any(folder.iterdir()):
             folder.rmdir()
-        os.close(handle)
-
-
-def _lock(path: Path) -> int:
-    """A handle that holds the lock of the file which is at `path` now, not of one that its last holder removed."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
+        held.release()

@@ -1,7 +1,6 @@
 """The encoding pass: the frozen prefix over every pair, once, in batches that need neither padding nor a mask."""
 
 import copy
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,17 +9,18 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
+from recipe.cache_folder import unfinished_folder
 from recipe.cache_key import CacheKey
 from recipe.errors import RunError
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import (
     PrefixCache,
     finish,
+    is_intact,
     make_manifest,
-    make_partial,
     open_cache,
     open_partial,
-    partial_folder,
+    reserve,
     rows_per_pair,
 )
 from recipe.progress import Progress, say
@@ -28,6 +28,11 @@ from recipe.ranks import Share, together
 from recipe.tokens import Tokens
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Tokens in a batch of the encoding pass: on an accelerator that was not measured, what any memory holds."""
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
 
 
 def equal_length_batches(lengths: Tensor, batch_tokens: int) -> Iterator[Tensor]:
@@ -44,8 +49,9 @@ def fast_dtype(device: torch.device) -> str:
     Asked of the processor and not timed: a busy machine would time otherwise than a quiet one, and a run that was
     killed while it encoded would end in another model.
     """
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device.type != "cpu":
+        supported = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
+        return "bfloat16" if supported is not None and supported() else "float32"
     able = torch.cpu.get_capabilities()
     return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
 
@@ -69,30 +75,34 @@ def encode(
         OSError: the disk is full or cannot be written; nothing that a later run would trust is left.
     """
     first = share is not None and share.rank == 0
-    partial = partial_folder(directory, key.name, share or Share.of(args))
     started = time.perf_counter()
-    try:
-        together(args, lambda: make_partial(partial, tokens, key) if first else None, OSError)
-        shallower = (open_cache(directory, key.at_depth(depth), tokens) for depth in range(key.depth - 1, 0, -1))
-        base = next(filter(None, shallower), None)
+    with unfinished_folder(directory, key.name, args, wanted=share is not None) as partial:
+        together(args, lambda: reserve(partial, tokens, key) if first else None, OSError)
+        base = None
         if share is None:
             together(args, lambda: None, OSError, RunError)
         else:
+            base = _deepest_shallower(directory, key, tokens)
             states = open_partial(partial, tokens, key)
             together(args, lambda: _fill(model, tokens, key, states, base, share, args, source), OSError, RunError)
         seconds = time.perf_counter() - started
         manifest = make_manifest(tokens, key, source, seconds, base)
         together(args, lambda: finish(partial, directory, key, tokens, manifest) if first else None, OSError)
-    except BaseException:
-        if share is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
     cache = open_cache(directory, key, tokens)
     if cache is None:
         raise OSError(f"{directory / key.name} is gone right after it was written")
     rate = int(tokens.offsets[-1]) / seconds
     say(args, f"prefix cache: {source} encoded in {seconds:.0f} s in {key.compute_dtype}, {rate:,.0f} tokens a second")
     return cache
+
+
+def _deepest_shallower(directory: Path, key: CacheKey, tokens: Tokens) -> PrefixCache | None:
+    """What there is to go on from: the same pairs, in batches of the same composition, on the same kind of device."""
+    for depth in range(key.depth - 1, 0, -1):
+        cache = open_cache(directory, key.at_depth(depth), tokens)
+        if cache is not None and is_intact(directory, key.at_depth(depth), cache):
+            return cache
+    return None
 
 
 def _fill(
@@ -106,25 +116,40 @@ def _fill(
     source: str,
 ) -> None:
     run = _prefix_runner(model, tokens, key, base, args.device)
-    batches = list(equal_length_batches(tokens.lengths, BATCH_TOKENS[args.device.type]))[share.rank :: share.ranks]
+    batches = list(equal_length_batches(tokens.lengths, batch_tokens(args.device)))[share.rank :: share.ranks]
     offsets = rows_per_pair(tokens, key)
     total = sum(int(tokens.lengths[batch].sum()) for batch in batches)
     with Progress(args, total, f"encoding {source}", "token") as progress, torch.inference_mode():
         for batch in batches:
-            output = run(batch).to(states.dtype)
+            output = run(batch, states.dtype)
             rows = offsets[batch][:, None] + torch.arange(output.shape[1])
             states[rows.view(-1)] = output.reshape(-1, output.shape[-1]).cpu()
             if not bool(output.isfinite().all()):
-                raise RunError(
-                    f"--prefix_cache_dtype {key.dtype}: a state does not fit into it; use bfloat16 or float32"
-                )
+                raise RunError(_why_not_finite(model, key, run(batch, getattr(torch, key.compute_dtype))))
             progress.advance(int(tokens.lengths[batch].sum()))
+
+
+def _why_not_finite(model: BertForPairwiseCLS, key: CacheKey, states: Tensor) -> str:
+    """Why there is a state that is NaN or infinite; `states` are those of its batch as they were computed."""
+    if bool(states.isfinite().all()):
+        return f"--prefix_cache_dtype {key.dtype}: a state does not fit into it; use bfloat16 or float32"
+    bad = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
+    if bad:
+        return f"--model_name_or_path: NaN or infinity in {bad[0]}; the frozen prefix gives no finite states"
+    return (
+        f"the frozen prefix overflows {key.compute_dtype}, in which it is computed: a weight of --model_name_or_path "
+        "is far too large"
+    )
 
 
 def _prefix_runner(
     model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, base: PrefixCache | None, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """A function: indices of pairs of one length -> their states (batch, tokens, hidden), on `device`."""
+) -> Callable[[Tensor, torch.dtype], Tensor]:
+    """A function: indices of pairs of one length, storage type -> their states (batch, tokens, hidden), on `device`.
+
+    Each layer hands on what a cache of its depth would hold, rounded to the storage type. So a prefix that goes on from
+    a shallower one's cache has the same bytes as one that is computed in one pass.
+    """
     dtype = getattr(torch, key.compute_dtype)
     start = base.manifest["depth"] if base else 0
     layers = model.bert.encoder.layer[start : key.depth]
@@ -133,7 +158,7 @@ def _prefix_runner(
         layers = copy.deepcopy(layers).to(dtype)
     layers, embeddings = layers.to(device).eval(), model.bert.embeddings.to(device).eval()
 
-    def run(batch: Tensor) -> Tensor:
+    def run(batch: Tensor, stored: torch.dtype) -> Tensor:
         """The states of pairs of one length."""
         if base is not None:
             states = base.gather(batch.tolist())[0].to(device)
@@ -141,9 +166,8 @@ def _prefix_runner(
             places = tokens.offsets[batch][:, None] + torch.arange(int(tokens.lengths[batch[0]]))
             ids, types = tokens.input_ids[places].to(device), tokens.token_type_ids[places].long().to(device)
             states = embeddings(input_ids=ids, token_type_ids=types)
-        states = states.to(dtype)
         for layer in layers:
-            states = layer(states, None)
+            states = layer(states.to(dtype), None).to(stored)
         return states
 
     return run

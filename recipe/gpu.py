@@ -44,7 +44,7 @@ def place(caches: list[PrefixCache], args: FreezeTrainingArguments) -> list[Pref
             say(args, f"prefix cache: in GPU memory, {size / 1e9:.2f} of {free / 1e9:.2f} GB that are free")
             return [cache.to(args.device, LENGTHS) for cache in caches]
         say(args, f"prefix cache: {size / 1e9:.2f} GB stay with the host, {free / 1e9:.2f} GB of GPU memory are free")
-    return [PrefixCache(each.states, each.offsets, each.manifest, LENGTHS) for each in caches]
+    return [PrefixCache(each.states, each.offsets, each.manifest, LENGTHS, each.held) for each in caches]
 
 
 def compile_tail(

@@ -1,5 +1,6 @@
 """Whether a cache of a part of the pairs pays: measured, since it depends on the disk and the processor."""
 
+import math
 import os
 import tempfile
 import time
@@ -17,8 +18,17 @@ PAIRS = 32
 TRIAL_BYTES = 32 << 20
 
 
+def passes(arguments: RecipeArguments, rows: int) -> float:
+    """How often a run reads its training split of so many rows: --max_steps, where it is given, is what counts."""
+    args = arguments.training
+    if args.max_steps <= 0:
+        return args.num_train_epochs
+    each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return args.max_steps / math.ceil(rows / each)
+
+
 def why_not_partly(
-    model: BertForPairwiseCLS, kept: Tokens, key: CacheKey, arguments: RecipeArguments, told: str
+    model: BertForPairwiseCLS, kept: Tokens, key: CacheKey, arguments: RecipeArguments, epochs: float, told: str
 ) -> str | None:
     """The reason why not; None where it pays.
 
@@ -26,12 +36,12 @@ def why_not_partly(
 
     Args:
         kept: the tokens of the pairs that would be kept.
+        epochs: how often the training split is read.
         told: what is said of them.
     """
     args = arguments.training
     compute = seconds_to_compute(model.to(args.device), kept)
     read = size_in_bytes(kept, key) / len(kept.labels) / bytes_a_second(Path(arguments.cache.prefix_cache_dir))
-    epochs = args.num_train_epochs
     measured = f"computing a pair takes {1000 * compute:.3g} ms, reading one {1000 * read:.3g} ms"
     pays = compute + epochs * read < epochs * compute
     return None if pays else f"{told}, which does not pay ({measured})"
@@ -59,11 +69,12 @@ def bytes_a_second(directory: Path) -> float:
     Raises:
         OSError: it cannot be written.
     """
-    with tempfile.TemporaryFile(dir=directory) as file:
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
         file.write(os.urandom(TRIAL_BYTES))
-        file.flush()
         os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if hasattr(os, "posix_fadvise"):  # not on macOS and Windows, where memory may answer
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
         start = time.perf_counter()
-        os.pread(file.fileno(), TRIAL_BYTES, 0)
+        file.read(TRIAL_BYTES)
         return TRIAL_BYTES / (time.perf_counter() - start)

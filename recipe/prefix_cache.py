@@ -4,11 +4,11 @@ A cache is a folder named by its key: `states.bin` holds the states of all pairs
 order of the split; `manifest.json` is written last, and without it a folder counts for nothing.
 """
 
-import glob
+import contextlib
 import json
 import os
-import shutil
-import socket
+import uuid
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipe.cache_folder import MANIFEST, STATES, create_file, is_ours, remove_cache
 from recipe.cache_key import CacheKey
-from recipe.ranks import Share
+from recipe.durable import sync
+from recipe.errors import Damaged
+from recipe.json_files import read_json
+from recipe.locks import Lock, lock
 from recipe.tokens import Tokens
 
-MANIFEST, STATES = "manifest.json", "states.bin"
+SHAPE = {"depth": int, "dtype": str, "compute_dtype": str, "bytes": int, "pairs": int, "seconds": float, "source": str}
+WRITER = uuid.uuid4().hex  # in the manifests of what this process has made
+BLOCK = 1 << 20
 
 
 class PrefixCache:
@@ -31,10 +37,19 @@ class PrefixCache:
         offsets: (pairs + 1,); pair i has the rows offsets[i] to offsets[i + 1].
         manifest: what was written beside them.
         multiple: batches are padded to a multiple of so many tokens, so that few shapes occur; 1 for no such padding.
+        held: what keeps other processes from removing it meanwhile; None where nothing on the disk is read.
     """
 
-    def __init__(self, states: Tensor, offsets: Tensor, manifest: dict[str, Any], multiple: int = 1) -> None:
+    def __init__(
+        self,
+        states: Tensor,
+        offsets: Tensor,
+        manifest: dict[str, Any],
+        multiple: int = 1,
+        held: Lock | None = None,
+    ) -> None:
         self.states, self.offsets, self.manifest, self.multiple = states, offsets, manifest, multiple
+        self.held = held
 
     def to(self, device: torch.device, multiple: int) -> "PrefixCache":
         """The same with its states in `device`'s memory, whence `gather` moves nothing but what it is asked for."""
@@ -71,45 +86,25 @@ def size_in_bytes(tokens: Tokens, key: CacheKey) -> int:
     )
 
 
-def partial_folder(directory: Path, name: str, share: Share) -> Path:
-    """Where a process of this machine, or its ranks together, writes what does not count yet."""
-    owner = os.getppid() if share.ranks > 1 else os.getpid()  # the ranks of a machine share a parent
-    return directory / f"{name}.{socket.gethostname()}-{owner}"
+def reserve(partial: Path, tokens: Tokens, key: CacheKey) -> None:
+    """Make the states' file in an unfinished folder, all the disk space it needs taken at once.
 
-
-def remove_orphans(directory: Path) -> None:
-    """Remove what processes of this machine that are gone have left unfinished."""
-    for folder in directory.glob(f"*.{glob.escape(socket.gethostname())}-*"):
-        owner = folder.name.rpartition("-")[2]
-        if owner.isdecimal() and not _runs(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-def make_partial(partial: Path, tokens: Tokens, key: CacheKey) -> None:
-    """A folder with room for the states, all the disk space they need taken at once; what killed runs left goes.
+    Writing through a map where there is no space left would kill the process.
 
     Raises:
         OSError: the disk is full.
     """
-    remove_orphans(partial.parent)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with open(partial / STATES, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size_in_bytes(tokens, key))
+    size = size_in_bytes(tokens, key)
+    with create_file(partial / STATES) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        for start in range(0, size, BLOCK):  # macOS and Windows
+            file.write(bytes(min(BLOCK, size - start)))
 
 
 def open_partial(partial: Path, tokens: Tokens, key: CacheKey) -> Tensor:
-    """The states of a folder that `make_partial` made, to be written to."""
+    """The states of a folder that `reserve` made room in, to be written to."""
     return _map(partial / STATES, tokens, key, shared=True)
 
 
@@ -135,32 +130,68 @@ def make_manifest(
         "extended_from_depth": base.manifest["depth"] if base else None,
         "versions": key.versions,
         "source": source,
+        "writer": WRITER,
     }
 
 
 def open_cache(directory: Path, key: CacheKey, tokens: Tokens) -> PrefixCache | None:
-    """The cache of `key`, None where there is none that is complete."""
+    """The cache of `key`, held as long as it is referred to; None where there is none that is complete."""
     folder = directory / key.name
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        complete = (folder / STATES).stat().st_size == manifest["bytes"] == size_in_bytes(tokens, key)
-    except (OSError, ValueError, KeyError):
+        if folder.is_symlink() or (folder / STATES).is_symlink():
+            return None
+        held = lock(folder / MANIFEST, shared=True)
+        manifest = read_json(folder / MANIFEST, SHAPE | {"crc32": int})
+        size = (folder / STATES).stat().st_size
+        if not size == manifest["bytes"] == size_in_bytes(tokens, key) or manifest["pairs"] != len(tokens.labels):
+            return None
+        states = _map(folder / STATES, tokens, key, shared=False)
+    except (OSError, Damaged):
         return None
-    if not complete:
+    with contextlib.suppress(OSError):  # on a disk that is mounted read-only
+        os.utime(folder / MANIFEST)  # last used, for whoever prunes
+    return PrefixCache(states, rows_per_pair(tokens, key), manifest, held=held)
+
+
+def is_intact(directory: Path, key: CacheKey, cache: PrefixCache) -> bool:
+    """Whether a cache's states are on the disk as they were written; all of them are read."""
+    try:
+        return crc32_of(directory / key.name / STATES) == cache.manifest["crc32"]
+    except OSError:
+        return False
+
+
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file's bytes: for what disks do, not for what an attacker does; twice as fast as sha256."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def what_is_in_the_way(directory: Path, key: CacheKey) -> str | None:
+    """What stands where the cache of `key` would be and is none of ours, in words."""
+    folder = directory / key.name
+    if not os.path.lexists(folder) or is_ours(folder):
         return None
-    os.utime(folder / MANIFEST)  # last used, for whoever prunes
-    return PrefixCache(_map(folder / STATES, tokens, key, shared=False), rows_per_pair(tokens, key), manifest)
+    return f"{folder} is in the way: a link, another user's, or no cache"
 
 
 def finish(partial: Path, directory: Path, key: CacheKey, tokens: Tokens, manifest: dict[str, Any]) -> None:
-    """Make a written cache count: its states reach the disk, then its manifest, then its name."""
-    for name in (STATES, MANIFEST):
-        if name == MANIFEST:
-            (partial / name).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        with open(partial / name, "rb") as file:
-            os.fsync(file.fileno())
+    """Make a written cache count: its states reach the disk, then its manifest, then its name.
+
+    Raises:
+        OSError: the disk is full, or its folder is gone.
+    """
+    sync(partial / STATES)
+    text = json.dumps({**manifest, "crc32": crc32_of(partial / STATES)}, indent=2) + "\n"
+    with create_file(partial / MANIFEST) as file:
+        file.write(text.encode())
+    sync(partial / MANIFEST)
+    sync(partial)
     if open_cache(directory, key, tokens) is not None:  # another process was first
-        shutil.rmtree(partial)
         return
-    shutil.rmtree(directory / key.name, ignore_errors=True)
+    remove_cache(directory / key.name, although_read=True)  # which is not complete
     os.replace(partial, directory / key.name)
+    sync(directory)

@@ -41,13 +41,13 @@ def from_all_ranks(args: TrainingArguments, value: Any) -> list[Any]:
     return values
 
 
-def from_first_rank(args: TrainingArguments, find: Callable[[], T]) -> T:
+def from_first_rank(args: TrainingArguments, find: Callable[[], T], *kinds: type[Exception]) -> T:
     """What `find` gives on rank 0, on all ranks: what depends on a clock or a disk may come out differently there.
 
     Raises:
-        UserError: `find` raised one.
+        UserError, or one of `kinds`: `find` raised one.
     """
-    found = together(args, lambda: find() if args.process_index == 0 else None)
+    found = together(args, lambda: find() if args.process_index == 0 else None, *kinds)
     return from_all_ranks(args, found)[0]
 
 

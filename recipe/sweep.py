@@ -8,6 +8,7 @@ Each point is an ordinary run; a stopped sweep goes on where it was, and no poin
 
 import argparse
 import contextlib
+import gc
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from recipe.arguments import RecipeArguments
 from recipe.base_model import open_base
+from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
 from recipe.depths import format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
@@ -24,6 +26,7 @@ from recipe.errors import UserError, exit_on_error
 from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
 from recipe.parsing import parse
+from recipe.prefix_cache import WRITER
 from recipe.training import train
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
@@ -100,10 +103,10 @@ def _train_point(words: list[str], folder: Path, record: dict[str, Any], depth: 
     point = [f"--freeze_layers={layers_to_freeze(depth)}", f"--seed={seed}", f"--output_dir={place}"]
     arguments = parse([*words, *point, "--model_card=false", "--save_total_limit=1"])
     caches = Path(arguments.cache.prefix_cache_dir)
-    before = {path.name for path, _, _ in list_caches(caches)}
     with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         train(arguments)
-    record["caches"] += [path.name for path, _, _ in list_caches(caches) if path.name not in before]
+    made = [path.name for path, _, manifest in list_caches(caches) if manifest and manifest.get("writer") == WRITER]
+    record["caches"] += [name for name in made if name not in record["caches"]]
     result = _result(place)
     data = result.pop("data")
     if record["data"] not in (None, data):
@@ -131,10 +134,11 @@ def _result(place: Path) -> dict[str, Any]:
 
 
 def _drop_shallower(directory: Path, made: list[str], depth: int) -> None:
-    """Remove the caches that this sweep made for depths above which the pass has moved."""
+    """Remove the caches that this sweep made for depths above which the pass has moved, and that no run reads."""
+    gc.collect()  # the last run's Trainer, which refers to itself, still holds its own
     for path, _, manifest in list(list_caches(directory)):
         if path.name in made and manifest is not None and manifest["depth"] < depth:
-            shutil.rmtree(path)
+            remove_cache(path)
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
+from recipe.cache_folder import create_file, unfinished_folder
 from recipe.data import Examples, iterate_batches
-from recipe.prefix_cache import partial_folder, remove_orphans
-from recipe.ranks import Share, first_on_machine, from_all_ranks, together
+from recipe.ranks import Share, from_all_ranks, together
 from recipe.tokens import Tokens
 
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
@@ -37,21 +37,10 @@ def store_tokens(examples: Examples, shards: int, directory: Path, args: Trainin
         UserError: a row is no pair.
     """
     share = Share.of(args)
-    name = from_all_ranks(args, uuid.uuid4().hex)[first_on_machine(args)]
-    folder = partial_folder(directory, name, share)
-    try:
-        together(args, lambda: _make(folder) if share.rank == 0 else None, OSError)
+    with unfinished_folder(directory, from_all_ranks(args, uuid.uuid4().hex)[0], args) as folder:
         together(args, lambda: _write_shards(examples, shards, folder, share), OSError)
         together(args, lambda: _join(folder, shards) if share.rank == 0 else None, OSError)
         return together(args, lambda: _map(folder), OSError)
-    finally:
-        if share.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _make(folder: Path) -> None:
-    remove_orphans(folder.parent)
-    folder.mkdir(parents=True)
 
 
 def _write_shards(examples: Examples, shards: int, folder: Path, share: Share) -> None:
@@ -61,15 +50,14 @@ def _write_shards(examples: Examples, shards: int, folder: Path, share: Share) -
 
 
 def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]]]) -> None:
-    paths = {name: folder / f"{name}-{number}" for name in PARTS}
-    files = {name: path.open("wb") for name, path in paths.items()}
+    files = {name: create_file(folder / f"{name}-{number}") for name in PARTS}
     try:
         for batch in batches:
             for name in ("input_ids", "token_type_ids"):
                 kind = str(PARTS[name]).removeprefix("torch.")
-                np.concatenate([np.asarray(row, dtype=kind) for row in batch[name]]).tofile(files[name])
-            np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64).tofile(files["offsets"])  # yet lengths
-            np.asarray(batch["labels"], dtype=np.int64).tofile(files["labels"])
+                files[name].write(np.concatenate([np.asarray(row, dtype=kind) for row in batch[name]]).data)
+            files["offsets"].write(np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64).data)  # lengths
+            files["labels"].write(np.asarray(batch["labels"], dtype=np.int64).data)
     finally:
         for file in files.values():
             file.close()
@@ -78,7 +66,7 @@ def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]
 def _join(folder: Path, shards: int) -> None:
     """One file of each kind, in the order of the shards; lengths become offsets."""
     for name in PARTS:
-        with open(folder / name, "wb") as joined:
+        with create_file(folder / name) as joined:
             if name == "offsets":
                 joined.write(bytes(8))
             total = 0
@@ -86,7 +74,7 @@ def _join(folder: Path, shards: int) -> None:
                 part = folder / f"{name}-{number}"
                 if name == "offsets":
                     ends = total + np.fromfile(part, dtype=np.int64).cumsum()
-                    ends.tofile(joined)
+                    joined.write(ends.data)
                     total = int(ends[-1]) if len(ends) else total
                 else:
                     with open(part, "rb") as file:
