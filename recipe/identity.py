@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from recipe.arguments import RecipeArguments
-from recipe.arithmetic import describe_arithmetic, refuse_other_precision
+from recipe.arithmetic import describe_arithmetic
 from recipe.data import Split
 from recipe.errors import UserError
 from recipe.ranks import from_all_ranks
@@ -50,20 +50,25 @@ FREE = {
 }
 
 
-HONOURED = {
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
+# What of a base's config.json enters a BERT's arithmetic, and what of its tokenizer is not in tokenizer.json's hash
+ARITHMETIC = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+ARITHMETIC += ["hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"]
+ARITHMETIC += ["max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id", "is_decoder"]
+TOKENIZER = ("truncation_side", "split_special_tokens", "cls_token", "sep_token", "pad_token", "unk_token")
+
+IDENTITY = {
+    "arguments": {str: object},
+    "freezing": dict.fromkeys(sorted(FREE["freeze"]), object),
+    "trainable": [str],
+    "labels": [str],
+    "data": {str: (str, None)},
+    "weights": {"trained": str, "frozen": str},
+    "tokenizer": str,
+    "processes": int,
+    "config?": {str: object},
+    "tokenizer_options?": {str: object},
+    "arithmetic?": {str: (str, int, bool, None, [str])},
 }
-
-
-UNSCALED = {"reduce_lr_on_plateau", "greedy"}  # schedules that are no function of the step alone
-
-
-WAY_OUT = "give the old one, name another --output_dir, or start over with --resume never"
 
 
 def given_arguments(arguments: RecipeArguments) -> dict[str, Any]:
@@ -90,6 +95,8 @@ def make_identity(
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "processes": arguments.training.world_size,
         "arithmetic": describe_arithmetic(arguments.training),
+        "config": {name: getattr(model.config, name, None) for name in ARITHMETIC},
+        "tokenizer_options": {name: getattr(tokenizer, name, None) for name in TOKENIZER},
     }
     return json.loads(json.dumps(identity, default=str))
 
@@ -101,64 +108,21 @@ def same_on_all_ranks(args: TrainingArguments, identity: dict[str, Any]) -> None
         UserError: one has not.
     """
     flat = {"weights": identity["weights"], **identity["data"], **identity["arguments"]} | {
-        name: identity[name] for name in ("trainable", "labels", "tokenizer", "processes")
+        name: identity[name]
+        for name in ("trainable", "labels", "tokenizer", "processes", "config", "tokenizer_options")
     }
     for rank, other in enumerate(from_all_ranks(args, flat)):
         different = [name for name in flat if other.get(name) != flat[name]]
         if different:
+            theirs, ours = (as_text(each.get(different[0])) for each in (other, flat))
             raise UserError(
-                f"{different[0]} {_text(other.get(different[0]))} on rank {rank}: {_text(flat[different[0]])} on rank "
-                f"{args.process_index}; the same arguments, data and weights are expected on every machine"
+                f"{different[0]} {theirs} on rank {rank}: {ours} on rank {args.process_index}; "
+                "the same arguments, data and weights are expected on every machine"
             )
 
 
-def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
-    """What has changed and is honoured, a line each.
-
-    Raises:
-        UserError: something has changed that a resume must not change.
-    """
-    if old["trainable"] != new["trainable"]:
-        raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")
-    changed = []
-    for name in sorted(old["arguments"].keys() | new["arguments"].keys()):
-        before, now = old["arguments"].get(name), new["arguments"].get(name)
-        flag = name.split(".")[1]
-        if before == now:
-            continue
-        if flag not in HONOURED:
-            raise UserError(f"--{flag} {_text(now)}: it was {_text(before)} in {where}; {WAY_OUT}")
-        if new["arguments"]["training.lr_scheduler_type"] in UNSCALED:
-            raise UserError(f"--{flag} {_text(now)}: {where} has another, and this schedule cannot change; {WAY_OUT}")
-        changed.append(f"--{flag} {_text(now)} from here on; it was {_text(before)} in {where}")
-    if old["processes"] != new["processes"]:
-        raise UserError(f"{new['processes']} processes: there were {old['processes']} in {where}; {WAY_OUT}")
-    refuse_other_precision(old.get("arithmetic", {}), new["arithmetic"], where, WAY_OUT)
-    if old["labels"] != new["labels"]:
-        raise UserError(f"labels {_text(new['labels'])}: they were {_text(old['labels'])} in {where}; {WAY_OUT}")
-    for split in sorted(old["data"].keys() | new["data"].keys()):
-        _same_bytes(f"the {split} data", old["data"].get(split), new["data"].get(split), where)
-    for part in ("frozen", "trained"):
-        _same_bytes("the weights of --model_name_or_path", old["weights"][part], new["weights"][part], where)
-    _same_bytes("its tokenizer", old["tokenizer"], new["tokenizer"], where)
-    return changed
-
-
-def _same_bytes(what: str, old: str | None, new: str | None, where: str) -> None:
-    if old != new:
-        texts = [value[:12] if value else "none" for value in (new, old)]
-        raise UserError(f"{what} (sha256 {texts[0]}): sha256 {texts[1]} in {where}; {WAY_OUT}")
-
-
-def _freezing(old: dict[str, Any], new: dict[str, Any]) -> str:
-    for name in ("freeze_layers", "freeze_embeddings", "freeze_modules", "unfreeze_modules"):
-        before, now = old["freezing"][name], new["freezing"][name]
-        if before != now:
-            return f"--{name} {_text(now)}: it was {_text(before)}"
-    return "the model"
-
-
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """An argument's value as it is typed."""
     if value is None:
         return "(not given)"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

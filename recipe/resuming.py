@@ -18,9 +18,9 @@ from recipe.checkpointing import (
     strangers,
     with_best,
 )
+from recipe.compatibility import WAY_OUT, compare
 from recipe.durable import sha256_of
 from recipe.errors import UserError
-from recipe.identity import WAY_OUT, compare
 from recipe.ranks import first_on_machine, from_all_ranks, together
 
 REPORT = "run.json"

@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig
 
 from recipe.checkpointing import checkpoint_folders
 from recipe.errors import UserError
+from recipe.identity import ARITHMETIC
 from recipe.parsing import parse
 from recipe.prediction import PREDICTIONS, predict
 from recipe.training import train
@@ -170,6 +172,41 @@ def test_other_inputs_under_the_same_names_are_refused(begun, tmp_path, tiny_mod
     expected = told.get(what, f"the {'validation' if what == 'dev' else what} data")
     with pytest.raises(UserError, match=expected):
         again(f"--data_dir={data}", f"--model_name_or_path={model}", *more)
+
+
+def changed_model(tiny_model, folder, file, **values):
+    shutil.copytree(tiny_model, folder)
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value", "was"),
+    [
+        ("config.json", "hidden_act", "relu", "gelu"),
+        ("config.json", "num_attention_heads", 2, 4),
+        ("config.json", "layer_norm_eps", 1e-5, 1e-12),
+        ("config.json", "hidden_dropout_prob", 0.3, 0.1),
+        ("config.json", "attention_probs_dropout_prob", 0.3, 0.1),
+        ("tokenizer_config.json", "truncation_side", "left", "right"),
+    ],
+)
+def test_a_base_of_the_same_weights_that_computes_otherwise_is_refused(
+    begun, tmp_path, tiny_model, file, name, value, was
+):
+    _, again = begun
+    model = changed_model(tiny_model, tmp_path / "model", file, **{name: value})
+    what = "its config.json" if file == "config.json" else "its tokenizer"
+    with pytest.raises(UserError, match=rf"^{what}: {name} {value}: it was {was} in .*checkpoint-9; "):
+        again(f"--model_name_or_path={model}")
+
+
+def test_all_that_a_bert_computes_with_is_in_the_identity():
+    """Fails where upstream adds a field to a BERT's configuration: is it arithmetic, or one of those that are not?"""
+    no_arithmetic = {"transformers_version", "model_type", "initializer_range", "use_cache", "add_cross_attention"}
+    no_arithmetic |= {"bos_token_id", "eos_token_id", "tie_word_embeddings"}
+    assert set(BertConfig().to_diff_dict()) == set(ARITHMETIC) | no_arithmetic
 
 
 @pytest.mark.parametrize(
