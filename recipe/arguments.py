@@ -172,12 +172,17 @@ class FreezeTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
+        if not torch.accelerator.is_available():  # else --bf16 is refused there, and ranks would look for NCCL
+            self.use_cpu = True
         # without a GPU pinning does nothing but warn, once for each data loader, and what exchanges gradients while
         # backward goes on takes its cores away: one bucket, exchanged behind it
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
             self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 10_000
         super().__post_init__()
+        # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
+        # hands a cached batch's indices to the wrong rows
+        self._n_gpu = min(self.n_gpu, 1)
 
 
 class RecipeArguments(NamedTuple):

@@ -24,6 +24,7 @@ from recipe.loading import load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.progress import quiet_libraries, say
+from recipe.streams import write_out
 from recipe.tokens import Example, SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer
 
@@ -116,7 +117,7 @@ def predict(arguments: RecipeArguments) -> None:
     if args.process_index > 0:
         return
     if arguments.data.test_file and Path(arguments.data.test_file).name == STANDARD_INPUT:
-        sys.stdout.writelines(lines)
+        write_out(lines)
         return
     folder = Path(args.output_dir or ".")
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +140,8 @@ def _standard_input(arguments: RecipeArguments) -> Iterator[RecipeArguments]:
     if arguments.data.test_file != "-":
         yield arguments
         return
+    if sys.stdin is None:
+        raise UserError("--test_file -: standard input is closed; JSON lines are expected there")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / STANDARD_INPUT
         with open(path, "wb") as file:

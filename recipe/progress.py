@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from recipe.streams import may_be_lost
 from recipe.text import shown
 
 
@@ -21,10 +22,13 @@ def quiet_libraries() -> None:
 
 
 def say(args: TrainingArguments, line: str) -> None:
-    """Print from the first process only, one line or a table whose cells are `shown` already."""
+    """Print from the first process only, one line or a table whose cells are `shown` already.
+
+    Where nobody reads on, or the disk behind it is full, the run goes on.
+    """
     if args.process_index == 0:
-        tqdm.write(shown(line, lines=True))
-        sys.stdout.flush()
+        with may_be_lost():
+            tqdm.write(shown(line, lines=True))
 
 
 LINE_SECONDS = 5.0  # the least time between two lines of progress in a log

@@ -1,8 +1,10 @@
 """A run put together: data, model, freezing, prefix cache, Trainer, and the best model saved."""
 
+import os
 import time
 from typing import NamedTuple
 
+import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
@@ -16,6 +18,7 @@ from recipe.errors import RunError, UserError
 from recipe.finishing import finish
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
+from recipe.launcher import describe_processes
 from recipe.loading import load_model, load_tokenizer, vocabulary_note
 from recipe.modeling import BertForPairwiseCLS
 from recipe.progress import quiet_libraries, say
@@ -78,6 +81,8 @@ def prepare(arguments: RecipeArguments) -> Prepared:
         say(args, f"note: {line}")
     for split in splits:
         say(args, shown(_describe(split)))
+    gpus, threads = torch.cuda.device_count(), torch.get_num_threads()
+    say(args, describe_processes(args.world_size, args.device.type, threads, gpus, os.environ))
     report = RunReport(plan, make_identity(arguments, model, splits, tokenizer), started)
     max_length = arguments.data.max_length
     tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length), s.shards) for s in splits]
