@@ -51,11 +51,12 @@ def _check_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
         )
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
         raise UserError(f"{base.flag}: its tokenizer lacks [CLS], [SEP] or [PAD]")
-    encoded = tokenizer("一", "二", return_token_type_ids=True)
-    ids = encoded["input_ids"]
-    if ids[0] != tokenizer.cls_token_id or ids.count(tokenizer.sep_token_id) < 2:
+    pair = tokenizer.backend_tokenizer.encode(
+        "一", "二"
+    )  # a call of `tokenizer` would change the padding it is saved with
+    if pair.ids[0] != tokenizer.cls_token_id or pair.ids.count(tokenizer.sep_token_id) < 2:
         raise UserError(f"{base.flag}: its tokenizer does not make [CLS] A [SEP] B [SEP] of a pair")
-    if max(encoded["token_type_ids"]) >= types:
+    if max(pair.type_ids) >= types:
         raise UserError(
             f"{base.flag}: type_vocab_size {types} in its config.json; 2 is expected, one for each sentence"
         )

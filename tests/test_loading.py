@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,13 @@ def test_every_published_form_gives_stock_tokens_and_stock_states(tiny_model, tm
     ours = model.run_prefix(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     torch.testing.assert_close(ours[:, 0], stock(**batch).last_hidden_state[:, 0], rtol=0, atol=2e-6)
     assert "task_type" not in " ".join(model.state_dict())
+
+
+def test_looking_at_a_tokenizer_leaves_it_as_it_was():
+    demo = Path(__file__).parents[1] / "demo" / "model"
+    ours, stock = load_tokenizer(open_folder(demo)), AutoTokenizer.from_pretrained(demo)
+    assert ours.backend_tokenizer.padding is not None  # saved with it, as one that was called with padding=True
+    assert ours.backend_tokenizer.to_str() == stock.backend_tokenizer.to_str()
 
 
 def test_lower_casing_is_the_checkpoints(tiny_model, tmp_path):
