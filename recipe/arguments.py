@@ -51,6 +51,12 @@ class DataArguments:
     )
     validation_file: str | None = _option(None, "The validation split, likewise.")
     test_file: str | None = _option(None, "The test split, likewise; - for JSON lines on standard input.")
+    csv_quoting: str = _option(
+        "auto",
+        "Whether quotes in .csv and .tsv files enclose fields (minimal) or are text (none); auto: in a .csv file they "
+        "enclose fields, in a .tsv file what its own fields show.",
+        choices=["auto", "minimal", "none"],
+    )
     label_names: list[str] | None = _option(
         None, "The labels as they stand in the data, in the order of their ids. Default: 0 1."
     )

@@ -15,6 +15,10 @@ class UserError(Exception):
     """Something the user can mend: one line that names the flag or file:line, the value and the accepted form."""
 
 
+class BadRow(UserError):
+    """One row of the data that is no sentence pair; `--on_bad_row skip` leaves it out."""
+
+
 class RunError(Exception):
     """A run that cannot go on, through no fault of its arguments; one line says where it stopped and what to try."""
 

@@ -1,52 +1,116 @@
 """Is the Hub there? Asked once and quickly, since its clients retry for most of a minute before they say no."""
 
 import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from recipe.errors import UserError
 
+T = TypeVar("T")
+
 TIMEOUT = 5.0  # seconds
+PATIENCE = 60.0  # the longest wait, in seconds, that a busy Hub may ask for
+ATTEMPTS = 3
+BUSY = (429, 502, 503, 504)
 WAYS_OUT = (
     "name a local model and data (--model_name_or_path FOLDER --data_dir FOLDER), "
     "set HF_ENDPOINT to a mirror that you reach, or try the recipe with: make demo"
 )
 
 
-def require_hub(flag: str, repo_id: str, repo_type: str, cached_file: str | None = None) -> bool:
+def require_hub(flag: str, repo_id: str, repo_type: str, cached_file: str | None = None, cached: bool = False) -> bool:
     """Check that the Hub has `repo_id`; returns whether it answered, False where the cached copy must do.
 
+    Args:
+        cached_file: a file of the repository; a copy of it in the Hub's cache will do.
+        cached: whether there is a copy elsewhere that will do.
+
     Raises:
-        UserError: the Hub is out of reach and `cached_file` of the repository is not in its cache, or it has no such
-            repository.
+        UserError: the Hub is out of reach, or does not take the token, and there is no copy in the cache; or it has no
+            such repository.
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    cached = cached_file is not None and isinstance(
-        try_to_load_from_cache(repo_id, cached_file, repo_type=repo_type), str
-    )
+    if cached_file is not None:
+        cached = isinstance(try_to_load_from_cache(repo_id, cached_file, repo_type=repo_type), str)
     if constants.HF_HUB_OFFLINE:
         if cached:
             return False
         raise UserError(f"{flag} {repo_id}: HF_HUB_OFFLINE is set and there is no copy in the cache; {WAYS_OUT}")
     try:
-        HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT)
+        patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT))
     except GatedRepoError as error:
         raise UserError(f"{flag} {repo_id}: access must be asked for on the Hub first; then set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{flag} {repo_id}: neither a folder here nor a {repo_type} on {constants.ENDPOINT}") from error
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        return _unreachable(flag, repo_id, cached, error)
+        told = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
+        raise UserError(f"{flag} {repo_id}: {told}") from error
     except Exception as error:
-        # The client's HTTP library, and with it the class of a connection error, has changed twice.
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+        if not (is_hubs(error) or isinstance(error, (OSError, ValueError))):
             raise
-        return _unreachable(flag, repo_id, cached, error)
+        if cached:
+            return False
+        raise UserError(f"{flag} {repo_id}: {_reason(error)}") from error
     return True
 
 
-def _unreachable(flag: str, repo_id: str, cached: bool, error: Exception) -> bool:
-    if cached:
-        return False
+def patiently(call: Callable[[], T]) -> T:
+    """What `call` gives; where the Hub is busy (429, 503), once more after as long as it asks for."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except Exception as error:
+            wait = _wait(error)
+            if attempt == ATTEMPTS or wait is None:
+                raise
+            if wait > TIMEOUT:
+                print(f"the Hub is busy and asks to wait: {wait:.0f} s", file=sys.stderr, flush=True)
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def is_hubs(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, is the Hub's: an answer that is no success, or none at all."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    # The client's HTTP library, and with it the class of a connection error, has changed twice.
+    libraries = ("httpx", "httpcore", "requests", "urllib3")
+    ours = (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError)
+    return any(isinstance(each, ours) or type(each).__module__.startswith(libraries) for each in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _response(error: BaseException) -> Any:
+    return next(filter(None, (getattr(each, "response", None) for each in _chain(error))), None)
+
+
+def _wait(error: BaseException) -> float | None:
+    """Seconds that a busy Hub asks to wait for, 1 where it names none; None where it is not busy or asks for long."""
+    response = _response(error)
+    if response is None or response.status_code not in BUSY:
+        return None
+    try:
+        wait = float(response.headers.get("Retry-After", "1"))
+    except ValueError:  # a date
+        wait = TIMEOUT
+    return wait if 0 <= wait <= PATIENCE else None
+
+
+def _reason(error: BaseException) -> str:
+    """Why the Hub did not give what it was asked for, and what to do about it."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    status = getattr(_response(error), "status_code", None)
+    if status in (401, 403):
+        told = f"{endpoint} does not take the token (status {status}), which may have expired"
+        return f"{told}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
+    if status == 429:
+        return f"{endpoint} is busy (status 429) and asks to wait longer than {PATIENCE:.0f} s; try again later"
     reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-    raise UserError(f"{flag} {repo_id}: cannot be fetched from {endpoint} ({reason}); {WAYS_OUT}") from error
+    return f"cannot be fetched from {endpoint} ({reason}); {WAYS_OUT}"

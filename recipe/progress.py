@@ -1,7 +1,11 @@
 """How far a run is: a bar or lines of progress, and one line for each evaluation."""
 
+import contextlib
+import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
@@ -32,6 +36,26 @@ def say(args: TrainingArguments, line: str) -> None:
 
 
 LINE_SECONDS = 5.0  # the least time between two lines of progress in a log
+
+
+@contextlib.contextmanager
+def told_while_it_lasts(what: str) -> Iterator[None]:
+    """Where the body takes long, a line on standard error now and then that says so; from the first process only."""
+    done, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        """Until it is done."""
+        while not done.wait(2 * LINE_SECONDS):
+            with contextlib.suppress(OSError, ValueError):  # standard error may be closed
+                tqdm.write(f"{shown(what)}: {time.monotonic() - started:.0f} s so far", file=sys.stderr)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    if os.environ.get("RANK", "0") == "0":
+        teller.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 class Progress:

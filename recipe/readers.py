@@ -1,23 +1,23 @@
 """Rows out of JSON, CSV, TSV and Parquet files, each with its file:line; what is no row is an error that says so."""
 
-import csv
+import contextlib
 import glob
 import gzip
 import io
 import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from recipe.errors import UserError
+from recipe.errors import BadRow, UserError
+from recipe.json_rows import LONGEST_RECORD, array_rows, begins_array, decode_object
+from recipe.tables import checked_header, quotes_enclose, table_rows
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
-
-
-class BadRow(UserError):
-    """One row that is no sentence pair; `--on_bad_row skip` leaves it out."""
 
 
 def find_split(folder: Path, split: str) -> list[Path]:
@@ -49,34 +49,96 @@ def named_files(flag: str, value: str) -> list[Path]:
     return found
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def read_rows(path: Path, csv_quoting: str = "auto") -> Iterator[tuple[str, Any]]:
     """The records of a file as ("file:line", record); a record that cannot be read is given as a BadRow.
+
+    Args:
+        csv_quoting: minimal, where quotes enclose a table's fields; none, where they are text; auto: `quoting_of`.
 
     Raises:
         UserError: the file is missing, of an unknown kind, or broken beyond one row.
     """
+    suffix = _suffix(path)
+    quoting = quoting_of(path) if csv_quoting == "auto" else csv_quoting
+    with _reading(path) as file:
+        if suffix == ".parquet":
+            yield from _parquet_rows(path, file)
+        elif suffix in (".csv", ".tsv"):
+            lines = (_raise_if_bad(line) for _, line in _decoded(path, file))
+            yield from table_rows(path, lines, "\t" if suffix == ".tsv" else ",", quoting == "minimal")
+        else:
+            yield from _json_rows(path, file)
+
+
+def quoting_of(path: Path) -> str | None:
+    """Whether quotes enclose a table's fields (minimal) or are text (none); None for no table, or one without quotes.
+
+    In a .csv file they enclose fields. In a .tsv file they may do either, which the file's own fields tell.
+    """
+    suffix = _suffix(path)
+    if suffix != ".tsv":
+        return "minimal" if suffix == ".csv" else None
+
+    def lines() -> Iterator[str]:
+        """A pass over the file."""
+        with _reading(path) as file:
+            yield from (line for _, line in _decoded(path, file) if isinstance(line, str))
+
+    return {True: "minimal", False: "none", None: None}[quotes_enclose(lines)]
+
+
+def class_names(path: Path) -> list[str] | None:
+    """What the whole numbers in a Parquet file's label column stand for, where datasets has written that into it."""
+    if _suffix(path) != ".parquet":
+        return None
+    from pyarrow import ArrowException, parquet
+
+    with _reading(path) as file, contextlib.suppress(ArrowException, ValueError, KeyError, TypeError):
+        told = json.loads(parquet.read_schema(file).metadata[b"huggingface"])["info"]["features"]["label"]
+        if told.get("_type") == "ClassLabel":
+            return list(map(str, told["names"]))
+    return None
+
+
+def _suffix(path: Path) -> str:
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: a file ending in {', '.join(SUFFIXES)}, plain or .gz, is expected")
+    return suffix
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unzipped; a zipped Parquet file, which is read from its end, by way of the disk.
+
+    Raises:
+        UserError: (also while they are read) they cannot be.
+    """
     try:
-        with _open(path) as file:
-            if suffix == ".parquet":
-                yield from _parquet_rows(path, file)
-            elif suffix in (".csv", ".tsv"):
-                yield from _table_rows(path, file, tabs=suffix == ".tsv")
-            else:
-                yield from _json_rows(path, file)
+        with contextlib.ExitStack() as stack:
+            if not path.name.endswith(".gz"):
+                yield stack.enter_context(open(path, "rb"))
+                return
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(path)))
+            if _suffix(path) == ".parquet":
+                plain = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(file, plain, 1 << 20)
+                file = plain
+            yield file
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.name.endswith(".gz") else open(path, "rb")
-
-
 def _decoded(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str | BadRow]]:
-    for number, line in enumerate(file, 1):
+    number = 0
+    while line := file.readline(LONGEST_RECORD):
+        number += 1
         where = f"{path}:{number}"
+        if len(line) == LONGEST_RECORD and not line.endswith(b"\n"):
+            while not line.endswith(b"\n") and (line := file.readline(1 << 20)):
+                pass
+            yield where, BadRow(f"{where}: the line has more than {LONGEST_RECORD:,} bytes, which no sentence pair has")
+            continue
         try:
             yield where, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -84,66 +146,17 @@ def _decoded(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str | BadRow]]:
 
 
 def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    if begins_array(cast(io.BufferedReader, file).peek(64)):
+        yield from array_rows(path, file)
+        return
     for where, line in _decoded(path, file):
         if isinstance(line, BadRow):
             yield where, line
-        elif where.endswith(":1") and line.lstrip().startswith("["):
-            yield from _json_array(path, line + file.read().decode("utf-8", errors="surrogateescape"))
-            return
         elif line.strip():
             try:
-                yield where, json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique)
+                yield where, decode_object(line.rstrip("\r\n"))
             except (ValueError, RecursionError) as error:
                 yield where, BadRow(f"{where}: not JSON: {getattr(error, 'msg', error)}: {line.strip()[:60]!r}")
-
-
-def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of a key given twice, json.loads would keep the last value without a word."""
-    record = dict(items)
-    if len(record) < len(items):
-        keys = [key for key, _ in items]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.40} stands twice in it")
-    return record
-
-
-def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        records = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        message = f"not JSON: {getattr(error, 'msg', error)}; one object a line is the usual form"
-        raise UserError(f"{path}:{getattr(error, 'lineno', 1)}: {message}") from error
-    for number, record in enumerate(records, 1):
-        yield f"{path} row {number}", record
-
-
-def _table_rows(path: Path, file: IO[bytes], tabs: bool) -> Iterator[tuple[str, Any]]:
-    """CSV with quotes, or TSV without them (a tab ends a field, a quote is a character); line 1 names the columns."""
-    lines = (_raise_if_bad(line) for _, line in _decoded(path, file))
-    quoting: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    reader = csv.reader(lines, **quoting)
-    header: list[str] = []
-    while True:
-        start = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}:{start}: not a {'TSV' if tabs else 'CSV'} row: {error}") from error
-        where = f"{path}:{start}"
-        if not header:
-            header = _checked_header(where, fields)
-        elif fields and len(fields) != len(header):
-            yield where, BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}")
-        elif fields:
-            yield where, dict(zip(header, fields, strict=True))
-
-
-def _checked_header(where: str, names: list[str]) -> list[str]:
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UserError(f"{where}: the column {twice[0]!r:.40} stands twice; each column name once is expected")
-    return names
 
 
 def _raise_if_bad(line: str | BadRow) -> str:
@@ -158,9 +171,9 @@ def _parquet_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
     number = 0
     try:
-        table = parquet.ParquetFile(io.BytesIO(file.read()) if path.name.endswith(".gz") else path)
-        names = _checked_header(str(path), table.schema_arrow.names)
-        wanted = [name for name in names if name in ("sentence1", "sentence2", "label")]
+        table = parquet.ParquetFile(file)
+        names = checked_header(str(path), table.schema_arrow.names)
+        wanted = [name for name in names if name in ("sentence1", "sentence2", "label", "id", "idx")]
         for batch in table.iter_batches(batch_size=1024, columns=wanted):
             for record in batch.to_pylist():
                 number += 1

@@ -80,7 +80,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     for line in wasteful_choices(plan, bool(args.activation_checkpointing)):
         say(args, f"note: {line}")
     for split in splits:
-        say(args, shown(_describe(split)))
+        say(args, shown(split.describe()))
     gpus, threads = torch.cuda.device_count(), torch.get_num_threads()
     say(args, describe_processes(args.world_size, args.device.type, threads, gpus, os.environ))
     report = RunReport(plan, make_identity(arguments, model, splits, tokenizer), started)
@@ -132,9 +132,8 @@ def _run(trainer: FreezeTrainer, request: StopRequest, checkpoint: Checkpoint | 
 
 
 def _open_splits(arguments: RecipeArguments) -> list[Split]:
-    evaluates = arguments.training.eval_strategy != "no"
     train_split = require_split(arguments.data, "train")
-    eval_split = (require_split if evaluates else open_split)(arguments.data, "validation")
+    eval_split = _eval_split(arguments)
     if eval_split is None:
         return [train_split]
     if eval_split.label_names != train_split.label_names:
@@ -145,16 +144,27 @@ def _open_splits(arguments: RecipeArguments) -> list[Split]:
     return [train_split, eval_split]
 
 
+def _eval_split(arguments: RecipeArguments) -> Split | None:
+    """The validation split; where nothing is evaluated, one that is empty or cannot be read is left out."""
+    args = arguments.training
+    if args.eval_strategy != "no" or args.eval_on_start:
+        return require_split(arguments.data, "validation")
+    try:
+        split = open_split(arguments.data, "validation")
+        if split is None or split.rows:
+            return split
+        reason = f"{split.source}: no sentence pairs in it"
+    except UserError as error:
+        reason = str(error)
+    say(args, shown(f"note: validation is left out, and not needed with --eval_strategy no: {reason}"))
+    return None
+
+
 def _check_length(args: DataArguments, positions: int) -> None:
     if args.max_length > positions:
         raise UserError(
             f"--max_length {args.max_length}: the model has {positions} positions; at most that is expected"
         )
-
-
-def _describe(split: Split) -> str:
-    skipped = f"; {len(split.skipped):,} bad rows left out, the first: {split.skipped[0]}" if split.skipped else ""
-    return f"{split.name}: {split.rows:,} pairs from {split.source}{skipped}"
 
 
 def _describe_classifier(base: Base, continues: bool) -> str:

@@ -1,5 +1,6 @@
 import http.server
 import json
+import os
 import threading
 from collections import Counter
 
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer
 from recipe.arguments import DataArguments
 from recipe.data import iterate, open_split, require_split, tokenize
 from recipe.errors import UserError
-from recipe.pairs import UNLABELLED, check_pair
+from recipe.pairs import LONGEST, UNLABELLED, check_pair, names_of_ids
 from tests.conftest import make_pairs, write_jsonl
 
 GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}
@@ -25,6 +26,66 @@ def test_named_labels_by_name_or_id():
     names = ["contradiction", "neutral", "entailment"]
     assert check_pair("f:1", {**GOOD, "label": "entailment"}, names, True)["label"] == 2
     assert check_pair("f:1", {**GOOD, "label": 2}, names, True)["label"] == 2
+
+
+def test_labels_are_matched_by_what_a_csv_file_would_hold():
+    def label(value, names, **options):
+        return check_pair("f:1", {**GOOD, "label": value}, names, True, **options)["label"]
+
+    for value, text in [(1.0, "1.0"), (True, "true"), (True, "True"), ("1.0", "1.0"), (1, "1")]:
+        assert label(value, ["no", text]) == 1
+    assert label(-1, ["-1", "1"]) == 0  # a label that is called so, not a missing one
+    assert check_pair("f:1", {**GOOD, "label": "-1"}, ["-1", "1"], labelled=False)["label"] == 0
+    for names in (["-1", "1"], ["0.5", "1.5"]):
+        with pytest.raises(UserError, match=r"label is 0; .* is expected \(--label_names; --on_bad_row skip"):
+            label(0, names)  # names that are numbers are never taken for ids
+
+
+@pytest.mark.parametrize(
+    ("class_names", "label_names", "expected"),
+    [
+        (["1", "0"], ["1", "0"], [0, 1]),
+        (["1", "0"], ["0", "1"], [1, 0]),
+        (["1", "2", "3"], ["1", "2", "3"], [0, 1]),
+        (["0", "1"], ["different", "same"], [0, 1]),
+    ],
+)
+def test_a_whole_number_of_a_class_label_is_an_id(class_names, label_names, expected):
+    known = names_of_ids("data", class_names, label_names)
+    found = [check_pair("f:1", {**GOOD, "label": i}, label_names, True, known)["label"] for i in (0, 1)]
+    assert found == expected
+    for value in (len(class_names), -1):
+        with pytest.raises(UserError, match=f"label is {value}"):
+            check_pair("f:1", {**GOOD, "label": value}, label_names, True, known)
+    assert check_pair("f:1", {**GOOD, "label": -1}, label_names, False, known)["label"] == UNLABELLED
+
+
+def test_names_that_are_neither_the_datas_nor_as_many_are_refused():
+    for names in (["a", "b"], ["1", "x", "y"]):
+        with pytest.raises(UserError, match=r"--label_names .*: data has the labels 1 2 3; these, or as many other"):
+            names_of_ids("data", ["1", "2", "3"], names)
+
+
+def test_a_parquet_file_of_datasets_says_what_its_ids_stand_for(tmp_path):
+    features = datasets.Features(
+        {**{f"sentence{i}": datasets.Value("string") for i in (1, 2)}, "label": datasets.ClassLabel(names=["1", "0"])}
+    )
+    rows = datasets.Dataset.from_list([{**row, "label": 1 - int(row["label"])} for row in make_pairs(9)], features)
+    rows.to_parquet(tmp_path / "train.parquet")
+    expected = [int(row["label"]) for row in make_pairs(9)]
+    for names, labels in ((None, [1 - label for label in expected]), (["0", "1"], expected)):
+        split = open_split(DataArguments(train_file=str(tmp_path / "train.parquet"), label_names=names), "train")
+        assert split.label_names == (names or ["1", "0"])
+        assert [pair["label"] for pair in iterate(split.pairs)] == labels
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b", "\ufeff \u00ad", "\x07\x1b", "\ufffd", "\ue000", "\u0301\ufe0f", "\u3164", "\u2028"]
+)
+def test_a_sentence_that_shows_nothing_is_no_sentence(text):
+    with pytest.raises(UserError, match=r"f:1: sentence2 (has no visible character: '\\|is empty)"):
+        check_pair("f:1", {**GOOD, "sentence2": text}, ["0", "1"], True)
+    assert check_pair("f:1", {**GOOD, "sentence2": f"{text}花"}, ["0", "1"], True)["sentence2"] == f"{text}花"
 
 
 @pytest.mark.parametrize("label", [None, -1, "-1", ""])
@@ -46,6 +107,7 @@ def test_a_test_split_needs_no_labels(label):
         ({"sentence1": 5}, "sentence1 is 5; a string is expected"),
         ({"sentence2": None}, "sentence2 is None"),
         ({"sentence1": "\ud83d"}, "lone surrogate"),
+        ({"sentence1": "a" * (LONGEST + 1)}, "sentence1 has 1,000,001 characters; at most 1,000,000 are expected"),
     ],
 )
 def test_a_row_that_is_no_pair_is_refused(change, told):
@@ -71,6 +133,45 @@ def test_bad_rows_are_errors_or_counted(tmp_path):
     assert (split.rows, len(split.skipped)) == (9, 2)
     assert "train.json:6" in split.skipped[0]
     assert len(list(iterate(split.pairs))) == 9
+
+
+def test_what_stands_behind_the_limit_is_not_read(tmp_path, tiny_model):
+    rows = [*make_pairs(6), {**GOOD, "label": "-"}, *make_pairs(4)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(UserError, match=r"label is '-'; 0 or 1 is expected \(--label_names; --on_bad_row skip leaves"):
+        open_split(DataArguments(train_file=str(path)), "train")
+    for streaming in (True, False):
+        args = DataArguments(train_file=str(path), max_train_samples=6, streaming=streaming)
+        split = open_split(args, "train")
+        assert [pair["sentence1"] for pair in iterate(split.pairs)] == [row["sentence1"] for row in rows[:6]]
+        assert sum(split.label_counts.values()) == split.rows == 6
+        skips = DataArguments(train_file=str(path), max_train_samples=7, streaming=streaming, on_bad_row="skip")
+        split = open_split(skips, "train")
+        assert (split.rows, len(list(iterate(split.pairs))), len(split.skipped)) == (7, 7, 1)
+
+
+def test_data_that_change_while_a_run_reads_them_are_noticed(tmp_path):
+    path = write_jsonl(tmp_path / "train.json", make_pairs(5))
+    split = open_split(DataArguments(train_file=str(path)), "train")
+    os.utime(path)  # other times, the same bytes
+    assert len(list(iterate(split.pairs))) == 5
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(b'"1"', b'"x"').replace(b'"0"', b'"1"').replace(b'"x"', b'"0"'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(UserError, match=r"train.json: was changed while the run read it; put the old file back"):
+        list(iterate(split.pairs))
+    path.unlink()
+    with pytest.raises(UserError, match=r"train.json: cannot be read any more"):
+        list(iterate(split.pairs))
+
+
+def test_nothing_is_written_to_read_local_files(monkeypatch, tmp_path, pairs_dir):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    (tmp_path / "file").touch()  # a folder in a file cannot be made, by root either
+    split = open_split(DataArguments(data_dir=str(pairs_dir)), "train")
+    assert len(list(iterate(split.pairs))) == 70
+    with pytest.raises(UserError, match=r"--no_streaming: .*file/cache cannot be written .*HF_HOME"):
+        open_split(DataArguments(data_dir=str(pairs_dir), streaming=False), "train")
 
 
 def test_label_names_are_not_taken_for_shards(pairs_dir):
@@ -111,6 +212,15 @@ def test_arrow_reads_an_edited_file_again(tmp_path):
         assert [pair["sentence1"] for pair in iterate(open_split(args, "train").pairs)] == [text]
 
 
+def test_arrow_reads_other_labels_under_the_same_size_and_time(tmp_path):
+    path = tmp_path / "train.json"
+    args = DataArguments(train_file=str(path), streaming=False)
+    for label in "01":
+        write_jsonl(path, [{**GOOD, "label": label}])
+        os.utime(path, ns=(10**18, 10**18))
+        assert [pair["label"] for pair in iterate(open_split(args, "train").pairs)] == [int(label)]
+
+
 def test_max_samples(pairs_dir):
     split = open_split(DataArguments(data_dir=str(pairs_dir), max_train_samples=11), "train")
     assert split.rows == len(list(iterate(split.pairs))) == 11
@@ -124,6 +234,16 @@ def test_missing_splits_and_files(tmp_path, pairs_dir):
         require_split(DataArguments(train_file=str(tmp_path / "none.json")), "train")
     (tmp_path / "train.json").touch()
     with pytest.raises(UserError, match="no sentence pairs"):
+        require_split(DataArguments(data_dir=str(tmp_path)), "train")
+    write_jsonl(tmp_path / "train.json", [{**GOOD, "label": "-"}])
+    with pytest.raises(UserError, match=r"no sentence pairs in it; 1 bad rows left out, the first: .*train.json:1: "):
+        require_split(DataArguments(data_dir=str(tmp_path), on_bad_row="skip"), "train")
+
+
+@pytest.mark.parametrize("name", ["train.txt", "train.zip", "Train.JSON"])
+def test_a_file_of_the_splits_name_in_another_form_is_named(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"no train split in it; {name} is there, which is none of the forms"):
         require_split(DataArguments(data_dir=str(tmp_path)), "train")
 
 

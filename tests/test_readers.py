@@ -36,6 +36,51 @@ def test_every_format_gives_the_same_rows(tmp_path, kind, zipped):
     assert [row for _, row in read_rows(path)] == ROWS
 
 
+def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.json_rows.CHUNK", 5)
+    rows = [{"sentence1": "花" * 40, "n": 12345678901234567890}, [], 1234567, "a", {"b": [1, {"c": 2}]}] * 5
+    path = tmp_path / "a.json"
+    for indent in (None, 1):
+        path.write_text("\ufeff" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+        assert [row for _, row in read_rows(path)] == rows
+    path.write_text(" [ ] ")
+    assert list(read_rows(path)) == []
+    for text, told in [
+        ("[1,\n2 3]", ":2: not JSON: Expecting ','"),
+        ("[1,\n]", ":2: not JSON: Expecting value"),
+        ("[1]\n\n2", ":3: not JSON: Extra data"),
+        ("[1", ":1: not JSON: Expecting ','"),
+        ("[", ":1: not JSON: Expecting value"),
+        ("[" * 9999, ":1: not JSON: maximum recursion"),
+        ('[{"a": 1, "a": 2}]', ":1: not JSON: the key 'a' stands twice"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(UserError, match=told):
+            list(read_rows(path))
+
+
+def test_a_line_without_an_end_is_a_bad_row_and_is_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.readers.LONGEST_RECORD", 1000)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + bytes(3 << 20) + b'\n{"a": 2}\n' + bytes(999)))
+    first, bad, last, short = [row for _, row in read_rows(path)]
+    assert (first, last) == ({"a": 1}, {"a": 2})
+    assert str(bad).startswith(f"{path}:2: the line has more than 1,000 bytes")
+    assert isinstance(short, BadRow)
+
+
+def test_many_keys_or_columns_are_checked_in_one_pass(tmp_path):
+    path = tmp_path / "a.jsonl"
+    keys = [f"k{number}" for number in range(200_000)]
+    path.write_text("{" + ", ".join(f'"{key}": 0' for key in [*keys, keys[-1]]) + "}\n")
+    ((_, row),) = read_rows(path)
+    assert "the key 'k199999' stands twice" in str(row)
+    path = tmp_path / "a.csv"
+    path.write_text(",".join([*keys, keys[-1]]) + "\n")
+    with pytest.raises(UserError, match="the column 'k199999' stands twice"):
+        list(read_rows(path))
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_bom_and_crlf_are_fine(tmp_path, kind):
     path = tmp_path / f"train.{kind}"

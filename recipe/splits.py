@@ -1,0 +1,61 @@
+"""A split of the data: its pairs, how many there are, and what is told of them."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import datasets
+
+from recipe.errors import UserError
+
+Examples: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
+
+
+@dataclass
+class Split:
+    """One split, opened: `pairs` has sentence1, sentence2, label (an id, UNLABELLED where there is none), and id.
+
+    The id is the row's own as JSON, None where it has none.
+    """
+
+    name: str
+    source: str
+    pairs: Examples
+    rows: int
+    label_names: list[str]
+    fingerprint: str  # sha256 of its files, or of their revision on the Hub
+    skipped: list[str] = field(default_factory=list)
+    label_counts: Counter[int] = field(default_factory=Counter)
+    shards: int = 1  # into how many parts `pairs` can be divided without reading it
+    notes: list[str] = field(default_factory=list)  # what was decided in reading it
+
+    def describe(self) -> str:
+        """What it is, in a line."""
+        return "; ".join([f"{self.name}: {self.rows:,} pairs from {self.source}", *self.left_out(), *self.notes])
+
+    def left_out(self) -> list[str]:
+        """How many rows were left out, and why the first; nothing where none was."""
+        return [f"{len(self.skipped):,} bad rows left out, the first: {self.skipped[0]}"] if self.skipped else []
+
+
+@contextlib.contextmanager
+def writing_arrow() -> Iterator[None]:
+    """What fails while Arrow's cache is written, in a line.
+
+    Raises:
+        UserError: the folder cannot be written, or a row is no pair.
+    """
+    try:
+        yield
+    except (OSError, datasets.exceptions.DatasetGenerationError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        if not isinstance(cause, OSError):
+            raise
+        raise UserError(
+            f"--no_streaming: {datasets.config.HF_DATASETS_CACHE} cannot be written ({cause.strerror or cause}); name "
+            "another folder with HF_HOME, or leave --no_streaming out"
+        ) from error

@@ -1,0 +1,118 @@
+"""CSV and TSV: a header, rows, and whether quotes enclose fields, which a file's own content decides."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipe.errors import BadRow, UserError
+
+# A field as a writer encloses it (QUOTE_MINIMAL, QUOTE_ALL, Excel): the quotes inside are doubled.
+ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')
+WHOLE = re.compile("0|[1-9][0-9]{0,17}")
+LONGEST_FIELD = 1 << 24  # characters; csv's own limit is shorter than a sentence may be
+
+
+class TableRow(dict):
+    """A row under the column names of line 1."""
+
+
+def table_rows(path: Path, lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[tuple[str, Any]]:
+    """The rows as ("file:line", TableRow), or a BadRow where fields are missing or too many; line 1 names the columns.
+
+    Args:
+        quoted: whether quotes enclose fields; else a quote is a character like any other.
+
+    Raises:
+        UserError: a quote is never closed, or a column stands twice.
+    """
+    quoting: dict[str, Any] = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(lines, delimiter=delimiter, **quoting)
+    header: list[str] = []
+    while True:
+        start = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            kind, way = ("TSV" if delimiter == "\t" else "CSV"), " (--csv_quoting none: a quote is text)" * quoted
+            raise UserError(f"{path}:{start}: not a {kind} row: {error}{way}") from error
+        where = f"{path}:{start}"
+        if not header:
+            header = checked_header(where, fields)
+        elif fields and len(fields) != len(header):
+            yield where, BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}")
+        elif fields:
+            yield where, _row(header, fields)
+
+
+def _row(header: list[str], fields: list[str]) -> TableRow:
+    """A row; an id that is a whole number is one, since a table has no other way to write it."""
+    row = TableRow(zip(header, fields, strict=True))
+    for key in ("id", "idx"):
+        if WHOLE.fullmatch(row.get(key, "")):
+            row[key] = int(row[key])
+    return row
+
+
+def checked_header(where: str, names: list[str]) -> list[str]:
+    """The column names.
+
+    Raises:
+        UserError: one stands twice, as it may where line 1 is no header.
+    """
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        expected = "each column name once is expected (line 1 is read as the column names)"
+        raise UserError(f"{where}: the column {name!r:.40} stands twice; {expected}")
+    return names
+
+
+class _Survey(NamedTuple):
+    """What a TSV file's lines say of its quotes, each line being taken for a row."""
+
+    quotes: bool  # whether there are any
+    header: bool  # whether line 1 encloses a column name
+    text: int  # fields with a quote that no writer would have left so
+    needed: int  # enclosed fields that hold what a writer encloses a field for
+    uneven: int  # rows with fewer or more fields than line 1
+
+
+def quotes_enclose(read_lines: Callable[[], Iterable[str]]) -> bool | None:
+    """Whether a TSV file's quotes enclose fields; None where it has no quotes. One pass over all of it, or two.
+
+    pandas, Excel and R enclose a field that holds a quote, a tab or a line's end (Excel: or a comma), and double the
+    quotes in it; CLUE's and LCQMC's files never do. So one quote that is neither at an end of its field nor doubled
+    says that quotes are text, and so does a file where no enclosed field had to be. Where rows have other fields than
+    the header's, which a tab or a line's end in an enclosed field looks like, the reading with fewer of them is right.
+    """
+    seen = _survey(read_lines())
+    if not seen.quotes:
+        return None
+    if not seen.uneven:
+        return not seen.text and (seen.header or seen.needed > 0)
+    try:
+        rows = table_rows(Path("file"), read_lines(), "\t", quoted=True)
+        return sum(isinstance(row, BadRow) for _, row in rows) < seen.uneven
+    except UserError:
+        return False
+
+
+def _survey(lines: Iterable[str]) -> _Survey:
+    columns, header, quotes, text, needed, uneven = 0, False, False, 0, 0, 0
+    for line in lines:
+        line = line.rstrip("\r\n")
+        fields = line.split("\t") if '"' in line else []
+        if not columns:
+            columns, header = line.count("\t") + 1, any(map(ENCLOSED.fullmatch, fields))
+        uneven += bool(line) and line.count("\t") + 1 != columns
+        quotes = quotes or bool(fields)
+        for field in fields:
+            enclosed = ENCLOSED.fullmatch(field)
+            text += '"' in field and not enclosed
+            needed += bool(enclosed) and ('"' in field[1:-1] or "," in field)
+    return _Survey(quotes, header, text, needed, uneven)
