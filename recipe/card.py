@@ -14,12 +14,12 @@ from recipe.arguments import DEFAULT_MODEL, RecipeArguments
 from recipe.arithmetic import versions
 from recipe.data import Split, iterate
 from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
+from recipe.outputs import CARD, FIGURES
 from recipe.prediction import Answers
 from recipe.reporting import RunReport, format_plan, peak_memory
 from recipe.text import fenced, markdown
 
 MISTAKES = 20
-FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
 
 
 def write_card(
@@ -45,7 +45,7 @@ def write_card(
         draw_reliability(probabilities, answers.labels, report.metrics["eval_ece"], folder / FIGURES[2])
         parts += [_scores(report, split), _mistakes(split, probabilities, answers, names)]
     parts.append(_reproduction(report))
-    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+    (folder / CARD).write_text("\n".join(parts), encoding="utf-8")
 
 
 def _name(arguments: RecipeArguments) -> str:

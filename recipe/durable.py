@@ -24,8 +24,9 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_text` of `content` as JSON."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """`write_text` of `content` as JSON; a path's byte that is not UTF-8 becomes an escape that reads back."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """A run's figures: how it learned, what it confuses, and whether its probabilities can be believed."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,19 @@ from recipe.metrics import calibration_bins
 INK, LOUD, QUIET = "#333333", "#c0392b", "#2c6fbb"
 
 
-def _new_figure(width: float = 6.0) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # takes a second, and no display is asked for
+def new_figure(width: float, height: float) -> Any:
+    """A figure in inches, drawn by Agg whatever MPLBACKEND says: a notebook sets what its children may not have."""
+    os.environ["MPLBACKEND"] = "Agg"
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, and no display is asked for
+    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _new_axes(width: float = 6.0) -> tuple[Any, Any]:
+    figure = new_figure(width, 4)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -30,7 +40,7 @@ def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> No
     losses = [(entry["epoch"], entry["loss"]) for entry in log_history if "loss" in entry]
     scores = [(entry["epoch"], entry["eval_accuracy"]) for entry in log_history if "eval_accuracy" in entry]
     majority = next((e["eval_majority_baseline"] for e in log_history if "eval_majority_baseline" in e), None)
-    figure, axes = _new_figure()
+    figure, axes = _new_axes()
     if losses:
         axes.plot(*zip(*losses, strict=True), color=QUIET, linewidth=1.2)
     axes.set_xlabel("epoch")
@@ -56,7 +66,7 @@ def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
     shown = [name if plain.fullmatch(name) else str(number) for number, name in enumerate(names)]
     table = np.asarray(counts)
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure, axes = _new_figure(4.6)
+    figure, axes = _new_axes(4.6)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*table.shape):
         color = "white" if shares[row, column] > 0.5 else INK
@@ -72,7 +82,7 @@ def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
 
 def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, error: float, path: Path) -> None:
     """Accuracy against confidence (examples, labels), a dot a bin, as large as the bin has examples."""
-    figure, axes = _new_figure(4.6)
+    figure, axes = _new_axes(4.6)
     bins = calibration_bins(probabilities, labels)
     counts, confidences, accuracies = (np.array(values) for values in zip(*bins, strict=True))
     start = 1 / probabilities.shape[1]
@@ -93,9 +103,7 @@ def draw_sweep(depths: Sequence[Any], majority: float, path: Path) -> None:
         depths: `recipe.sweep.Depth`s, from shallow to deep.
         majority: accuracy of always answering the majority label, in percent.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 6), layout="constrained")
+    figure = new_figure(6.4, 6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     x = [each.depth for each in depths]
     bars = [each.half_width or 0.0 for each in depths]

@@ -1,6 +1,5 @@
-"""The end of a run: the best model scored, and written with its results so that a reader sees all of it or nothing."""
+"""The end of a run: its model is written before anything else, then scored, then its results, and its card last."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -11,14 +10,18 @@ from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import RecipeArguments
 from recipe.card import write_card
-from recipe.checkpointing import STAGING
+from recipe.checkpointing import STATE
 from recipe.data import Split
-from recipe.durable import publish, sha256_of
+from recipe.durable import sha256_of
 from recipe.errors import RunError
 from recipe.metrics import score
+from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, staged, write_model
 from recipe.prediction import Answers, answer_pairs
+from recipe.progress import say
+from recipe.ranks import together
 from recipe.reporting import RunReport, write_results
 from recipe.resuming import REPORT
+from recipe.text import one_line
 from recipe.trainer import FreezeTrainer
 from recipe.weights import whole
 
@@ -26,55 +29,108 @@ from recipe.weights import whole
 def finish(
     arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport, split: Split | None
 ) -> None:
-    """Score the best model on `split` and write it to output_dir with its results, run.json last.
+    """Write the model that the run ends with to output_dir, score it on `split`, write results and card. Collective.
+
+    With run.json, which is the last of them but the card, the run is finished. What fails behind the model is warned
+    of, and made by the same command later (`recipe.repairing`).
 
     Raises:
         RunError: the disk is full.
     """
-    args, state = arguments.training, trainer.state
+    args = arguments.training
+    _measure(trainer, output, report)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = {name: whole(value) for name, value in model.state_dict().items()}
+    write = args.process_index == 0
+    together(args, lambda: _write_model(arguments, trainer, report, weights) if write else None, RunError)
+    answers = _score(trainer, report) if report.metrics else None
+    report.total_seconds = time.perf_counter() - report.started
+    if write:
+        _write_results(arguments, trainer, report, answers)
+    unscored = bool(report.metrics) and answers is None
+    if write and args.model_card and not unscored:
+        write_card_or_warn(arguments, trainer, report, split, answers)
+
+
+def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> None:
+    """What the Trainer has found out about the run, and about the model that it ends with."""
+    args, state = trainer.args, trainer.state
     evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
-    best = [entry for entry in evaluations if entry["step"] == state.best_global_step] or evaluations[-1:]
-    report.metrics = {key: value for key, value in best[0].items() if key != "step"} if best else {}
+    report.is_best = bool(args.load_best_model_at_end and state.best_model_checkpoint)
+    step = int(Path(state.best_model_checkpoint).name.split("-")[1]) if report.is_best else state.global_step
+    found = [entry for entry in evaluations if entry["step"] == step]
+    if evaluations:  # a last model between two evaluations is scored all the same, and has no entry
+        entry = found[0] if found else {"epoch": state.epoch}
+        report.metrics = {key: value for key, value in entry.items() if key != "step"}
     report.train_seconds = output.metrics["train_runtime"]
     ours = [entry for entry in evaluations if entry["step"] > report.first_step]  # an earlier process made the others
     report.eval_seconds = sum(entry["eval_runtime"] for entry in ours)
-    report.total_seconds = time.perf_counter() - report.started
     report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
     report.train_metrics = {**output.metrics, "epoch": state.epoch}
-    answers = answer_pairs(trainer, trainer.eval_dataset) if evaluations else None
-    if answers is not None:
+
+
+def _score(trainer: FreezeTrainer, report: RunReport) -> Answers | None:
+    """The model's answers to the validation split, and its scores among the report's metrics."""
+    try:
+        answers = answer_pairs(trainer, trainer.eval_dataset)
         report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = {name: whole(value) for name, value in model.state_dict().items()}
-    if args.process_index == 0:
-        try:
-            _write(arguments, trainer, report, split, answers, weights)
-        except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"{args.output_dir}: the model cannot be written: {error}; the checkpoints are good, and the same "
-                "command goes on from there"
-            ) from error
+    except Exception as error:
+        if trainer.args.world_size > 1:  # the others wait for this one's answers
+            raise
+        _warn(trainer, "the model could not be scored", error)
+        return None
+    return answers
 
 
-def _write(
-    arguments: RecipeArguments,
-    trainer: FreezeTrainer,
-    report: RunReport,
-    split: Split | None,
-    answers: Answers | None,
-    weights: dict[str, Tensor],
+def _write_model(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, weights: dict[str, Tensor]
 ) -> None:
-    """Put the model and its results into output_dir, each file whole, run.json last: with it the run is finished."""
-    folder = Path(arguments.training.output_dir or ".")
-    staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model.save_pretrained(staging, state_dict=weights)
-    trainer.processing_class.save_pretrained(staging)
-    report.model_sha256 = sha256_of(staging / "model.safetensors")
-    write_results(staging, arguments, report)
-    if arguments.training.model_card:
-        names = list(model.config.id2label.values())
-        write_card(staging, arguments, report, trainer.state.log_history, split, answers, names)
-    publish(staging, folder, last=("model.safetensors", REPORT))
+    folder, model = Path(arguments.training.output_dir or "."), trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        with staged(folder, last=(MODEL,)) as staging:
+            report.files = write_model(staging, model, trainer.processing_class, weights)
+            report.model_sha256 = sha256_of(staging / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder}: the model cannot be written: {error}; the checkpoints are good, and the same command goes on "
+            "from there"
+        ) from error
+
+
+def _write_results(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, answers: Answers | None
+) -> None:
+    """The result files, the Trainer's log, and run.json, which also names what is still to be written."""
+    args, folder, scored = arguments.training, Path(arguments.training.output_dir or "."), bool(report.metrics)
+    names = ["all_results.json", "train_results.json", STATE, *([SCORES] if scored else [])]
+    report.files = sorted({*report.files, *names, *(card_names(scored) if args.model_card else [])})
+    try:
+        with staged(folder, last=(REPORT,)) as staging:
+            write_results(staging, arguments, report)
+            trainer.state.save_to_json(str(staging / STATE))
+            if scored and answers is None:
+                (staging / SCORES).unlink()  # so that the same command makes it
+        for name in (CARD, *FIGURES) if args.model_card else ():
+            (folder / name).unlink(missing_ok=True)  # those of an earlier model
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the model is written, its results are not: {error}; the same command goes on from there"
+        ) from error
+
+
+def write_card_or_warn(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, split: Split | None, answers: Answers | None
+) -> None:
+    """Write README.md and its figures; a failure costs no more than them."""
+    folder, model = Path(arguments.training.output_dir or "."), trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        with staged(folder) as staging:
+            names = list(model.config.id2label.values())
+            write_card(staging, arguments, report, trainer.state.log_history, split, answers, names)
+    except Exception as error:
+        _warn(trainer, f"{CARD} and its figures could not be made", error)
+
+
+def _warn(trainer: FreezeTrainer, what: str, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    say(trainer.args, f"warning: {what}: {reason}; the model is whole, and the same command makes what is missing")

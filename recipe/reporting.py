@@ -20,14 +20,16 @@ from recipe.text import shown
 
 @dataclass
 class RunReport:
-    """What is known of a finished run; `metrics` are the best evaluation's, by the Trainer's names."""
+    """What is known of a finished run; `metrics` are those of the model that it leaves, by the Trainer's names."""
 
     plan: FreezePlan
     identity: dict[str, Any]
     started: float
     metrics: dict[str, Any] = field(default_factory=dict)
+    is_best: bool = True  # whether the model is the best checkpoint's and not the last step's
     train_metrics: dict[str, Any] = field(default_factory=dict)
     model_sha256: str = ""
+    files: list[str] = field(default_factory=list)  # that it leaves in output_dir
     first_step: int = 0  # that this process went on from; the seconds are its own
     encode_seconds: float = 0.0
     train_seconds: float = 0.0
@@ -62,7 +64,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
         accuracy, majority = report.metrics["eval_accuracy"], report.metrics["eval_majority_baseline"]
         epoch = report.metrics["epoch"]
         verdict = "" if accuracy > majority else "; it does NOT beat always answering the majority label"
-        lines.append(f"best accuracy   {accuracy:.4f} after epoch {epoch:.3g} (majority {majority:.4f}){verdict}")
+        which = "best" if report.is_best else "last"
+        lines.append(f"{which} accuracy   {accuracy:.4f} after epoch {epoch:.3g} (majority {majority:.4f}){verdict}")
     plan = report.plan
     lines.append(
         f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"
@@ -177,9 +180,12 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "frozen_prefix_depth": report.plan.prefix_depth,
         "identity": report.identity,
         "model_sha256": report.model_sha256,
+        "files": report.files,
+        "results": {"train": report.train_metrics, "eval": report.metrics, "best": report.is_best},
         "threads": torch.get_num_threads(),
         "encode_seconds": round(report.encode_seconds, 1),
         "train_seconds": round(report.train_seconds, 1),
+        "eval_seconds": round(report.eval_seconds, 1),
         "total_seconds": round(report.total_seconds, 1),
         "peak_memory_bytes": peak_memory(),
     }

@@ -38,3 +38,9 @@ def fenced(text: str, language: str = "") -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{shown(text, lines=True)}\n{fence}"
+
+
+def one_line(said: object, limit: int = 300) -> str:
+    """What a library says in an error, without its line breaks, cut where it becomes an essay."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= limit else f"{text[:limit]}..."

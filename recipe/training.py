@@ -2,13 +2,14 @@
 
 import os
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from recipe.arguments import DataArguments, RecipeArguments
+from recipe.arguments import DEFAULT_MODEL, DataArguments, RecipeArguments
 from recipe.base_model import Base, name_labels, open_base
 from recipe.building import build
 from recipe.cached_split import TokenizedSplit
@@ -21,8 +22,10 @@ from recipe.identity import make_identity, same_on_all_ranks
 from recipe.launcher import describe_processes
 from recipe.loading import load_model, load_tokenizer, vocabulary_note
 from recipe.modeling import BertForPairwiseCLS
+from recipe.outputs import check_output
 from recipe.progress import quiet_libraries, say
 from recipe.ranks import held_output, together
+from recipe.repairing import complete
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary
 from recipe.resuming import choose
 from recipe.signals import SaveAndStop, StopRequest, stop_requests
@@ -64,6 +67,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     args, started = arguments.training, time.perf_counter()
     quiet_libraries()
     set_seed(args.seed)
+    check_output(Path(args.output_dir or "."), arguments.model.model_name_or_path or DEFAULT_MODEL)
     base = open_base(arguments.model)
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
     _check_length(arguments.data, base.config.max_position_embeddings)
@@ -101,6 +105,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         for line in resume.notes:
             say(args, f"note: {line}")
         if resume.finished:
+            complete(arguments, model, tokenizer, splits, tokenized, report)
             if args.process_index == 0:
                 say(args, format_finished(args.output_dir))
             return None

@@ -1,0 +1,107 @@
+"""The files of a finished run in output_dir: put there whole, looked after, and never over somebody else's."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from recipe.checkpointing import MANIFEST, STAGING, STATE, checkpoint_folders
+from recipe.durable import publish
+from recipe.errors import Damaged, UserError
+from recipe.json_files import read_json
+from recipe.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
+from recipe.resuming import REPORT
+
+MODEL, SCORES = "model.safetensors", "eval_results.json"
+CARD, FIGURES = "README.md", ("learning_curve.png", "confusion.png", "reliability.png")
+NAMES = (
+    *("config.json", MODEL, "modeling.py", "tokenizer.json", "tokenizer_config.json", REPORT, STATE, SCORES),
+    *("all_results.json", "train_results.json", CARD, *FIGURES),
+)
+
+
+def check_output(folder: Path, base: str) -> None:
+    """Check that a run may write to `folder`: it is new, an earlier run's, or has no file that a run would replace.
+
+    Args:
+        base: --model_name_or_path.
+
+    Raises:
+        UserError: it may not.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--output_dir {folder}: its path is not UTF-8, which weights cannot be saved to") from None
+    if folder.is_dir() and Path(base).is_dir() and folder.samefile(base):
+        raise UserError(f"--output_dir {folder}: the model to start from is there; name another folder")
+    for name in NAMES:
+        if (folder / name).exists() and not _is_a_runs(folder):
+            raise UserError(
+                f"--output_dir {folder}: {name} is there, which no run of this recipe wrote and a run would replace; "
+                "name another folder"
+            )
+
+
+def _is_a_runs(folder: Path) -> bool:
+    """Whether a run wrote to it, finished or not."""
+    if (folder / STAGING).is_dir() or any((each / MANIFEST).is_file() for each in checkpoint_folders(folder)):
+        return True
+    for name, shape in ((REPORT, {"identity": dict, "model_sha256": str}), ("config.json", {"model_type": str})):
+        try:
+            content = read_json(folder / name, shape)
+        except Damaged:
+            continue
+        if name == REPORT or content["model_type"] == BertPairwiseCLSConfig.model_type:
+            return True
+    return False
+
+
+@contextmanager
+def staged(folder: Path, last: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder for files to be put together in; at the end of the block each is moved to `folder`, whole.
+
+    Args:
+        last: names that are moved after all others, in that order.
+    """
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        yield staging
+        publish(staging, folder, last)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_model(
+    staging: Path, model: BertForPairwiseCLS, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Any] | None = None
+) -> list[str]:
+    """Write weights, configuration, code and tokenizer; gives the files' names."""
+    model.save_pretrained(staging, state_dict=weights)
+    tokenizer.save_pretrained(staging)
+    return sorted(path.name for path in staging.iterdir())
+
+
+def card_names(scored: bool) -> list[str]:
+    """The files of a model card, with a validation split or without."""
+    return [CARD, *FIGURES] if scored else [CARD, FIGURES[0]]
+
+
+def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
+    """Those that are gone, empty, or JSON no longer."""
+    return [name for name in names if not _is_good(folder / name)]
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        return path.is_file() and os.path.getsize(path) > 0
+    except (OSError, ValueError, RecursionError):
+        return False

@@ -1,0 +1,125 @@
+"""A finished run of which files are gone: they are made again from its model and its run.json."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from recipe.arguments import RecipeArguments
+from recipe.building import build_trainer, sorted_pairs
+from recipe.cached_split import TokenizedSplit
+from recipe.checkpointing import STATE, checkpoint_folders
+from recipe.data import Split
+from recipe.errors import Damaged
+from recipe.finishing import write_card_or_warn
+from recipe.json_files import read_json
+from recipe.metrics import score
+from recipe.modeling import BertForPairwiseCLS
+from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, missing_files, staged, write_model
+from recipe.prediction import answer_pairs
+from recipe.progress import say
+from recipe.ranks import from_first_rank
+from recipe.reporting import RunReport, write_results
+from recipe.resuming import REPORT
+from recipe.trainer import FreezeTrainer
+
+RESULTS = ("all_results.json", "train_results.json", SCORES, STATE, CARD, *FIGURES)
+TOLD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, "model_sha256": str}
+TOLD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
+
+
+def complete(
+    arguments: RecipeArguments,
+    model: BertForPairwiseCLS,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: list[Split],
+    tokenized: list[TokenizedSplit],
+    report: RunReport,
+) -> list[str]:
+    """Make what is gone or empty of a finished run's files but weights and run.json; gives their names. Collective.
+
+    Args:
+        model: as it was before the run, which is given the weights that the run ended with.
+    """
+    args, folder = arguments.training, Path(arguments.training.output_dir or ".")
+    told = from_first_rank(args, lambda: _read(folder))
+    if told is None:
+        return []
+    names = from_first_rank(args, lambda: _missing(folder, told, bool(args.model_card)))
+    if not names:
+        return []
+    say(args, f"{folder}: of the finished run {', '.join(names)} {'is' if len(names) == 1 else 'are'} made again")
+    _recall(report, told)
+    model.load_state_dict(from_first_rank(args, lambda: load_file(folder / MODEL)))
+    pairs = sorted_pairs(tokenized[1].examples) if len(tokenized) > 1 else None
+    trainer = build_trainer(args, model, tokenizer, eval_dataset=pairs)
+    answers = None
+    if pairs is not None and report.metrics and (CARD in names or SCORES in names):
+        answers = answer_pairs(trainer, pairs)
+        report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
+    if args.process_index == 0:
+        _write(arguments, trainer, report, names)
+        trainer.state.log_history = _log(folder)
+        if CARD in names:
+            write_card_or_warn(arguments, trainer, report, splits[1] if answers is not None else None, answers)
+    return names
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        told: dict[str, Any] = read_json(folder / REPORT, TOLD)
+    except Damaged:  # of a run before its files were recorded
+        return None
+    return told
+
+
+def _missing(folder: Path, told: dict[str, Any], card: bool) -> list[str]:
+    """What is to be made again; the card whole, and asked for now even where it was not then."""
+    scored = bool(told["results"]["eval"])
+    expected = {name for name in told["files"] if name not in (CARD, *FIGURES, MODEL)}
+    missing = set(missing_files(folder, sorted(expected)))
+    if SCORES in missing:
+        missing.add("all_results.json")
+    if STATE in missing and _newest_state(folder) is None:
+        missing.remove(STATE)
+    if card and missing_files(folder, card_names(scored)):
+        missing |= set(card_names(scored))
+    return sorted(missing)
+
+
+def _newest_state(folder: Path) -> Path | None:
+    """The Trainer's log in the newest checkpoint: nothing else has it."""
+    return next((each / STATE for each in checkpoint_folders(folder) if (each / STATE).is_file()), None)
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    try:
+        log: list[dict[str, Any]] = read_json(folder / STATE, {"log_history": [dict]})["log_history"]
+    except Damaged:
+        return []
+    return log
+
+
+def _recall(report: RunReport, told: dict[str, Any]) -> None:
+    """What the run reported when it ended."""
+    report.train_metrics, report.metrics = told["results"]["train"], told["results"]["eval"]
+    report.is_best, report.model_sha256, report.files = told["results"]["best"], told["model_sha256"], told["files"]
+    for part in ("encode", "train", "eval", "total"):
+        setattr(report, f"{part}_seconds", told[f"{part}_seconds"])
+
+
+def _write(arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, names: list[str]) -> None:
+    """The files of `names` but the card's, and what they say in run.json."""
+    folder = Path(arguments.training.output_dir or ".")
+    state = _newest_state(folder) if STATE in names else None
+    with staged(folder) as staging:
+        if any(name not in RESULTS for name in names):
+            write_model(staging, trainer.model, trainer.processing_class)
+        write_results(staging, arguments, report)
+        if state is not None:
+            shutil.copyfile(state, staging / STATE)
+        for path in list(staging.iterdir()):
+            if path.name not in names:
+                path.unlink()
