@@ -179,7 +179,7 @@ def _open_or_encode(
             cache = encode(model, tokens, key, directory, source, args, None if here else Share.of(args))
         except OSError as error:  # the room that was there before has gone to something else
             raise RunError(
-                f"--prefix_cache_dir {directory}: {error.strerror or error}; --prefix_cache off trains without"
+                f"--prefix_cache_dir {directory}: {error.strerror or error}; to train without one: --prefix_cache off"
             ) from error
         return cache
     assert cache is not None

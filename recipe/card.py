@@ -17,7 +17,7 @@ from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
 from recipe.outputs import CARD, FIGURES
 from recipe.prediction import Answers
 from recipe.reporting import RunReport, format_plan, peak_memory
-from recipe.text import fenced, markdown
+from recipe.text import fenced, markdown, without_secrets
 
 MISTAKES = 20
 
@@ -148,7 +148,7 @@ def _mistakes(split: Split, probabilities: np.ndarray, answers: Answers, names: 
 
 def _reproduction(report: RunReport) -> str:
     identity = report.identity
-    lines = ["## How it was made", "", fenced(shlex.join(["python", *sys.argv]), "bash"), ""]
+    lines = ["## How it was made", "", fenced(shlex.join(["python", *without_secrets(sys.argv)]), "bash"), ""]
     seconds = [report.encode_seconds, report.train_seconds - report.eval_seconds, report.eval_seconds]
     memory = f"{peak_memory() / 1e9:.2f} GB"
     if report.gpu_bytes:

@@ -5,18 +5,11 @@ from typing import Any
 from recipe.arithmetic import refuse_other_precision
 from recipe.errors import UserError
 from recipe.identity import as_text
+from recipe.training_fields import HONOURED
 
-HONOURED = {
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-}
 UNSCALED = {"reduce_lr_on_plateau", "greedy"}  # schedules that are no function of the step alone
 
-WAY_OUT = "give the old one, name another --output_dir, or start over with --resume never"
+WAY_OUT = "give the old one, name another --output_dir, or start over: --resume never"
 
 
 def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from recipe import training_fields
 from recipe.arguments import RecipeArguments
 from recipe.arithmetic import describe_arithmetic
 from recipe.data import Split
@@ -25,28 +26,10 @@ FREE = {
     "freeze": {"freeze_layers", "freeze_embeddings", "freeze_modules", "unfreeze_modules"},  # compared by their effect
     "cache": {"prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype"}  # likewise
     | {"prefix_cache_dir", "prefix_cache_max_gb"},
-    "training": {"output_dir", "do_train", "do_eval", "do_predict", "resume", "resume_from_checkpoint", "use_cpu"}
-    | {"logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "log_level", "log_level_replica"}
-    | {"disable_tqdm", "report_to", "run_name", "project", "skip_memory_metrics", "logging_nan_inf_filter"}
-    | {"model_card"}
-    | {"trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen"}
-    | {"eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"}
-    | {"eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "batch_eval_metrics"}
-    | {"prediction_loss_only", "include_for_metrics", "load_best_model_at_end"}
-    | {"save_strategy", "save_steps", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint"}
-    | {"push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"}
-    | {"hub_revision", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"}
-    | {"dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"}
-    | {"ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"}
-    | {
-        "ddp_backend",
-        "ddp_timeout",
-        "local_rank",
-        "only_evaluates",
-        "only_predicts",
-        "debug",
-        "torch_empty_cache_steps",
-    },
+    "training": {"resume", "model_card", "only_evaluates", "only_predicts"}
+    | training_fields.FREE
+    | training_fields.REFUSED.keys()  # which are always as they are by default
+    | training_fields.HIDDEN.keys(),
 }
 
 

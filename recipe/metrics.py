@@ -37,25 +37,32 @@ def majority_baseline(labels: np.ndarray) -> float:
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """accuracy, majority_baseline and loss from logits (examples, labels) and label_ids (examples,).
+    """What each evaluation tells, from logits (examples, labels) and label_ids (examples,).
 
-    The loss is the mean over examples and takes the place of the Trainer's, which is a mean over batches as if the
-    last were full (Trainer.evaluation_loop) and so changes with the batch size.
+    accuracy, majority_baseline, loss, f1, mcc, ece, and, where each label occurs, roc_auc and average_precision; with
+    two labels f1 and average_precision are of label 1, with more they are means over labels. The loss is the mean over
+    examples and takes the place of the Trainer's, which is a mean over batches as if the last were full
+    (Trainer.evaluation_loop) and so changes with the batch size.
     """
     logits, labels = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
-    accuracy = Accuracy(keep_in_memory=True).compute(predictions=logits.argmax(-1), references=labels)
+    probabilities, predictions = softmax(logits, axis=-1), logits.argmax(-1)
+    scores = Accuracy(keep_in_memory=True).compute(predictions=predictions, references=labels)
     losses = -np.take_along_axis(log_softmax(logits, axis=-1), labels[:, None], axis=-1)
-    return {**accuracy, "majority_baseline": majority_baseline(labels), "loss": float(losses.mean())}
+    average = "binary" if logits.shape[1] == 2 else "macro"
+    scores |= {"majority_baseline": majority_baseline(labels), "loss": float(losses.mean())}
+    scores["f1"] = float(f1_score(labels, predictions, average=average, zero_division=0))
+    scores["mcc"] = float(matthews_corrcoef(labels, predictions))
+    scores["ece"] = expected_calibration_error(probabilities, labels)
+    return scores | {name: value for name, value in _ranking(probabilities, labels).items() if value is not None}
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All that is said of a model's answers, JSON-ready.
 
-    accuracy with its 95 % interval (Wilson), majority_baseline and majority_p_value (McNemar's test against always
-    answering the most frequent label), loss, f1, mcc, roc_auc, average_precision, ece and confusion_matrix (rows are
-    the true labels). With two labels f1 and average_precision are of label 1, and
-    best_threshold is what probability of label 1 to ask for so that accuracy on these very pairs is highest; with more
-    they are means over labels. roc_auc and average_precision are None where a label does not occur.
+    What `compute_metrics` gives, and accuracy's 95 % interval (Wilson), majority_p_value (McNemar's test against always
+    answering the most frequent label) and confusion_matrix (rows are the true labels). With two labels best_threshold
+    is what probability of label 1 to ask for so that accuracy on these very pairs is highest. roc_auc and
+    average_precision are None where a label does not occur.
 
     Args:
         logits: (examples, labels).
@@ -66,15 +73,11 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     right = predictions == labels
     low, high = accuracy_interval(int(right.sum()), len(right))
     scores: dict[str, Any] = {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
+    scores |= {"roc_auc": None, "average_precision": None}
     scores |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
     scores["majority_p_value"] = mcnemar(right, labels == np.bincount(labels).argmax())["p_value"]
-    binary = logits.shape[1] == 2
-    scores["f1"] = float(f1_score(labels, predictions, average="binary" if binary else "macro", zero_division=0))
-    scores["mcc"] = float(matthews_corrcoef(labels, predictions))
-    scores |= _ranking(probabilities, labels)
-    scores["ece"] = expected_calibration_error(probabilities, labels)
     scores["confusion_matrix"] = confusion_matrix(labels, predictions, labels=range(logits.shape[1])).tolist()
-    if binary:
+    if logits.shape[1] == 2:
         threshold = best_threshold(probabilities[:, 1], labels)
         scores["best_threshold"] = threshold
         scores["accuracy_at_best_threshold"] = accuracy_at(threshold, probabilities[:, 1], labels)
@@ -87,9 +90,12 @@ def accuracy_interval(right: int, examples: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+RANKING = ("roc_auc", "average_precision")
+
+
 def _ranking(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     if len(np.unique(labels)) < probabilities.shape[1]:
-        return {"roc_auc": None, "average_precision": None}
+        return dict.fromkeys(RANKING)
     if probabilities.shape[1] == 2:
         ranks = probabilities[:, 1]
         area, precision = roc_auc_score(labels, ranks), average_precision_score(labels, ranks)

@@ -1,150 +1,167 @@
 """The command line: a YAML file gives defaults, flags win, and what is wrong is said in one line."""
 
-import difflib
+import dataclasses
 import json
+import os
 import re
-from collections.abc import Sequence
+from argparse import Action, Namespace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from recipe.arguments import RecipeArguments
+from recipe.checking import check_combinations, check_environment, settle, trains
 from recipe.errors import UserError
+from recipe.ranges import check_ranges
+from recipe.renamed import hint
+from recipe.saved_run import saved_arguments
+from recipe.schedules import check_optimization
+from recipe.training_fields import REFUSED, check_refused
+from recipe.yaml_file import yaml_items, yaml_words
+
+GROUPS = RecipeArguments.__annotations__
+# A `~` that the shell has left, as in --flag=~/x or a YAML file, is the user's folder here too.
+PATHS = ["model_name_or_path", "against", "output_dir", "resume", "prefix_cache_dir"]
+PATHS += ["data_dir", "train_file", "validation_file", "test_file"]
+OBJECTS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+_NOT_GIVEN = object()
 
 
 class _Parser(HfArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # argparse of Python 3.11 takes -1e-4, -.5e3 and -inf for flags; it has no public way to say otherwise
+        self._negative_number_matcher = re.compile(r"^-(\.?\d|inf|nan)", re.IGNORECASE)
+
     def error(self, message: str) -> NoReturn:
-        raise UserError(re.sub(r"^argument (--\w+)/--[\w-]+", r"\1", message))
+        raise UserError(re.sub(r"^argument (--\w+)(/--[\w-]+)?", r"\1", " ".join(message.split())))
 
 
 def build_parser() -> HfArgumentParser:
     """The parser of every flag, whose errors are UserErrors."""
-    return _Parser(
-        RecipeArguments.__annotations__.values(),
+    parser = _Parser(
+        GROUPS.values(),
         usage="%(prog)s [RUN.yaml] [--flag value ...]",
         description="Fine-tune a BERT on sentence pairs with chosen layers frozen.",
         allow_abbrev=False,
     )
+    for action in parser._actions:  # what is refused has its reason said, whatever its value looks like
+        if action.dest in REFUSED and action.type is not string_to_bool:
+            action.type, action.choices = None, None
+    return parser
 
 
 def parse(argv: Sequence[str]) -> RecipeArguments:
     """The arguments of a command line whose first word may name a YAML file of defaults.
 
     Raises:
-        UserError: for an unknown or ill-formed flag, key or value, and for combinations that the Trainer refuses.
+        UserError: for an unknown or ill-formed flag, key or value, for combinations that contradict each other, and for
+            what this machine or this recipe has not.
     """
-    parser, tokens = build_parser(), list(argv)
-    if tokens and not tokens[0].startswith("-"):
-        tokens = _yaml_tokens(parser, Path(tokens[0])) + tokens[1:]
-    arguments = _parse_tokens(parser, tokens)
-    if arguments.training.only_evaluates or arguments.training.only_predicts:
-        arguments = _parse_tokens(parser, _saved_tokens(arguments) + tokens)
-    _check(arguments)
+    parser, words = build_parser(), list(argv)
+    if words and not words[0].startswith("-"):
+        words = _yaml_as_words(parser, Path(words[0]).expanduser()) + words[1:]
+    values = _read(parser, words)
+    defaults = {field.name: _default(field) for group in GROUPS.values() for field in dataclasses.fields(group)}
+    check_refused(values, defaults)
+    if (values.get("do_eval") or values.get("do_predict")) and not values.get("do_train"):
+        values = saved_arguments(values) | values
+    check_ranges(values)
+    settle(values)
+    check_environment(values)
+    arguments = _build(values)
+    check_combinations(arguments)
+    if trains(arguments.training):
+        check_optimization(arguments.training)
     return arguments
 
 
-def _parse_tokens(parser: HfArgumentParser, tokens: list[str]) -> RecipeArguments:
-    try:
-        *parsed, rest = parser.parse_args_into_dataclasses(
-            tokens, return_remaining_strings=True, look_for_args_file=False
-        )
-    except (ValueError, ImportError) as error:  # TrainingArguments.__post_init__
-        raise UserError(" ".join(str(error).split())) from error
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
+    """What the words give, by name."""
+    for word in words:
+        if not word.startswith("-") and word.endswith((".yaml", ".yml")):
+            raise UserError(
+                f"{word}: the YAML file stands first, and there is one: run_freeze.py {word} --flag value ..."
+            )
+    blank = Namespace(**{action.dest: _NOT_GIVEN for action in parser._actions})
+    parsed, rest = parser.parse_known_args(words, blank)
     if rest:
-        raise UserError(f"unknown argument {rest[0]!r}{_nearest(rest[0].split('=')[0], parser._option_string_actions)}")
-    return RecipeArguments(*parsed)
+        raise UserError(_unknown(rest[0], words, parser._option_string_actions))
+    values = {name: value for name, value in vars(parsed).items() if value is not _NOT_GIVEN}
+    for name in PATHS:
+        if values.get(name):
+            values[name] = os.path.expanduser(values[name])
+    for name in OBJECTS:
+        if name in values:
+            values[name] = _object(name, values[name])
+    return values
 
 
-def _saved_tokens(arguments: RecipeArguments) -> list[str]:
-    """The model to evaluate, by default the newest run, with the data arguments it was trained with as defaults."""
-    name = arguments.model.model_name_or_path
-    if name is None:
-        runs = sorted(Path("outputs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-        if not runs:
-            flag = "--do_eval" if arguments.training.only_evaluates else "--do_predict"
-            raise UserError(f"{flag}: no finished run in outputs/; make one first: make demo")
-        name = str(runs[-1].parent)
-    words = [f"--model_name_or_path={name}"]
+def _unknown(word: str, words: list[str], known: Iterable[str]) -> str:
+    """What to say of a word that is no flag's; an unknown flag's value may be a secret, so it is not repeated."""
+    if word.startswith("-"):
+        flag = word.split("=")[0]
+        return f"unknown argument {flag!r}{hint(flag, known)}"
+    before = words[: words.index(word)] if word in words else []
+    flags = [each.split("=")[0] for each in before if each.startswith("--")]
+    if not flags:
+        return f"unknown word {word!r}; --flag value is expected"
+    return (
+        f"{word!r} behind {flags[-1]}, which takes one value; a pattern ('train-*.jsonl') or a name with spaces stands "
+        "in quotes"
+    )
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
+    """A flag's JSON object; YAML's 1e-5 is text by now, and a number again."""
     try:
-        saved = json.loads((Path(name) / "run.json").read_text(encoding="utf-8"))["arguments"]["data"]
-    except (OSError, ValueError, KeyError):
-        saved = {}
-    if Path(name).is_dir():
-        words.append(f"--output_dir={name}")
-    # files that are named replace all of those that the run was trained on
-    files = ("data_dir", "train_file", "validation_file", "test_file")
-    if any(getattr(arguments.data, key) for key in files):
-        saved = {key: value for key, value in saved.items() if key not in files}
-    return words + [word for key, value in saved.items() for word in _yaml_words(key, value)]
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"--{name} {text}: a JSON object in quotes is expected, such as '{{\"key\": 1}}'")
+    return {key: _number(value) for key, value in found.items()}
 
 
-def _nearest(name: str, known: Any) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
-
-def _yaml_tokens(parser: HfArgumentParser, path: Path) -> list[str]:
-    """The file's keys as command-line words, so that argparse converts them (PyYAML reads 2e-5 as a string)."""
-    known = {action.dest for action in parser._actions} - {"help"}
-    tokens: list[str] = []
-    for key, line, value in _yaml_items(path):
-        if key not in known:
-            raise UserError(f"{path}:{line}: unknown key {key!r}{_nearest(key, known)}")
-        words = _yaml_words(key, value)
+def _number(value: Any) -> Any:
+    for kind in (int, float) if isinstance(value, str) else ():
         try:
-            parser.parse_known_args(words)
+            return kind(value)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _yaml_as_words(parser: HfArgumentParser, path: Path) -> list[str]:
+    """The file's keys as command-line words, each read alone first so that an error names its line."""
+    known: dict[str, Action] = {action.dest: action for action in reversed(parser._actions) if action.dest != "help"}
+    words: list[str] = []
+    for key, line, value in yaml_items(path):
+        if key not in known:
+            raise UserError(f"{path}:{line}: unknown key {key!r}{hint(key, known)}")
+        try:
+            found = list(yaml_words(known[key], value))
+            _read(parser, found)
         except UserError as error:
             raise UserError(f"{path}:{line}: {error}") from None
-        tokens += words
-    return tokens
+        words += found
+    return words
 
 
-def _yaml_items(path: Path) -> list[tuple[str, int, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text) or {}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; the first argument is a YAML file or a --flag") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; a YAML file of 'flag: value' lines is expected") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"{path}:{mark.line + 1 if mark else 1}: not YAML: {getattr(error, 'problem', error)}"
-        ) from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}:1: 'flag: value' lines are expected, not a {type(values).__name__}")
-    lines = {key.value: key.start_mark.line + 1 for key, _ in root.value} if root else {}
-    return [(str(key), lines.get(str(key), 1), value) for key, value in values.items()]
-
-
-def _yaml_words(key: str, value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}={json.dumps(value) if isinstance(value, (dict, bool)) else value}"]
-
-
-def _check(arguments: RecipeArguments) -> None:
-    model, data, training = arguments.model, arguments.data, arguments.training
-    if model.dropout is not None and not 0 <= model.dropout < 1:
-        raise UserError(f"--dropout {model.dropout}: a number from 0 to below 1 is expected")
-    for flag, value, least in [
-        ("max_length", data.max_length, 8),
-        ("shuffle_buffer_size", data.shuffle_buffer_size, 1),
-        ("max_train_samples", data.max_train_samples, 1),
-        ("max_eval_samples", data.max_eval_samples, 1),
-        ("per_device_train_batch_size", training.per_device_train_batch_size, 1),
-        ("per_device_eval_batch_size", training.per_device_eval_batch_size, 1),
-        ("gradient_accumulation_steps", training.gradient_accumulation_steps, 1),
-    ]:
-        if value is not None and value < least:
-            raise UserError(f"--{flag} {value}: a whole number of at least {least} is expected")
-    if training.num_train_epochs <= 0:
-        raise UserError(f"--num_train_epochs {training.num_train_epochs:g}: a number above 0 is expected")
-    if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
-        raise UserError(f"--label_names {' '.join(data.label_names)}: at least two different names are expected")
+def _build(values: dict[str, Any]) -> RecipeArguments:
+    """The dataclasses, with defaults for what is not among the values."""
+    parts = []
+    for group in GROUPS.values():
+        names = {field.name for field in dataclasses.fields(group) if field.init}
+        try:
+            parts.append(group(**{name: value for name, value in values.items() if name in names}))
+        except (ValueError, ImportError, OSError) as error:  # TrainingArguments.__post_init__
+            raise UserError(" ".join(str(error).split())) from error
+    return RecipeArguments(*parts)

@@ -153,7 +153,7 @@ def format_finished(output_dir: str | None) -> str:
     score = f" with accuracy {results['eval_accuracy']:.4f}" if "eval_accuracy" in results else ""
     return "\n".join(
         [
-            f"{output_dir}: this run has finished{score}; --resume never makes it anew",
+            f"{output_dir}: this run has finished{score}; to train it anew: --resume never",
             f"next            make eval RUN={output_dir}",
         ]
     )

@@ -100,7 +100,9 @@ def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: Re
     try:
         checkpoint = with_best(path)
     except Damaged as damage:
-        raise UserError(f"--resume {path}: {damage}; auto, never or a good checkpoint-N folder is expected") from None
+        raise UserError(
+            f"--resume {path}: {damage}; 'auto', 'never' or a good checkpoint-N folder is expected"
+        ) from None
     if path.resolve().parent != output_dir.resolve() and checkpoint_folders(output_dir):
         raise UserError(f"--resume {path}: --output_dir {output_dir} has checkpoints of its own; name an empty one")
     changed = compare(checkpoint.manifest["identity"], identity, str(path))

@@ -2,11 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 # Control, format (among them those that turn the writing direction), surrogates, private, unassigned; line separators.
 # The joiner, which emoji are made of, stays.
 ESCAPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 JOINER = "\u200d"
+SECRET = re.compile(r"--\w+[_-]token(=|$)")
 MARKDOWN = re.compile(r"[\\`*_\[\]()<>!|~&:@$]|(?<=www)\.")
 
 
@@ -44,3 +46,16 @@ def one_line(said: object, limit: int = 300) -> str:
     """What a library says in an error, without its line breaks, cut where it becomes an essay."""
     text = " ".join(str(said).split())
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """A command line's words without the flags whose values are secrets, and their values."""
+    kept: list[str] = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not SECRET.match(word):
+            kept.append(word)
+        elif "=" not in word and words:
+            words.pop(0)
+    return kept

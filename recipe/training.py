@@ -9,18 +9,19 @@ import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from recipe.arguments import DEFAULT_MODEL, DataArguments, RecipeArguments
+from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
 from recipe.base_model import Base, name_labels, open_base
 from recipe.building import build
 from recipe.cached_split import TokenizedSplit
 from recipe.checkpointing import Checkpoint
-from recipe.data import Split, open_split, require_split, tokenize
+from recipe.data import Split, iterate, open_split, require_split, tokenize
 from recipe.errors import RunError, UserError
 from recipe.finishing import finish
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.launcher import describe_processes
 from recipe.loading import load_model, load_tokenizer, vocabulary_note
+from recipe.metrics import RANKING
 from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import check_output
 from recipe.progress import quiet_libraries, say
@@ -146,6 +147,8 @@ def _open_splits(arguments: RecipeArguments) -> list[Split]:
             f"{eval_split.source}: its labels are {eval_split.label_names}, "
             f"those of the training split {train_split.label_names}"
         )
+    if arguments.training.eval_strategy != "no":
+        _check_metric(arguments.training, eval_split)
     return [train_split, eval_split]
 
 
@@ -163,6 +166,19 @@ def _eval_split(arguments: RecipeArguments) -> Split | None:
         reason = str(error)
     say(args, shown(f"note: validation is left out, and not needed with --eval_strategy no: {reason}"))
     return None
+
+
+def _check_metric(args: FreezeTrainingArguments, split: Split) -> None:
+    """A metric of the ranking is none where a label does not occur, which would be found out after an epoch."""
+    if (args.metric_for_best_model or "").removeprefix("eval_") not in RANKING:
+        return
+    there = {pair["label"] for pair in iterate(split.pairs)}
+    missing = [name for number, name in enumerate(split.label_names) if number not in there]
+    if missing:
+        raise UserError(
+            f"--metric_for_best_model {args.metric_for_best_model}: {split.source} has no pair of label {missing[0]}, "
+            "without which there is none; accuracy or loss is expected"
+        )
 
 
 def _check_length(args: DataArguments, positions: int) -> None:

@@ -128,7 +128,7 @@ def best_yaml(words: list[str], study: Any) -> str:
     """The command line's arguments, where they are no defaults, and the best trial's, as run_freeze.py takes them."""
     values: dict[str, Any] = {}
     for ours, default in zip(parse(words)._asdict().values(), parse([])._asdict().values(), strict=True):
-        for name in (field.name for field in dataclasses.fields(ours) if field.init):
+        for name in (field.name for field in dataclasses.fields(ours) if field.init and field.name != "hub_token"):
             value = getattr(ours, name)
             if value != getattr(default, name):
                 values[name] = getattr(value, "value", value)

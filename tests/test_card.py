@@ -1,5 +1,7 @@
 import json
+import sys
 
+import huggingface_hub.constants
 import matplotlib.image
 import pytest
 import transformers.trainer
@@ -69,7 +71,13 @@ def test_the_trainer_pushes_the_whole_model_and_its_card(arguments, tmp_path, mo
             pushed.append((sorted(path.name for path in tmp_path.joinpath(folder_path).iterdir()), folder_path))
 
     monkeypatch.setattr(transformers.trainer, "hf_api", Hub, raising=False)
-    train(arguments("--model_card=true", "--push_to_hub=true"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    secret = ["--hub_token=hf_secret1", "--hub-token", "hf_secret2"]
+    monkeypatch.setattr(sys, "argv", ["run_freeze.py", "--seed", "1", *secret, "--push_to_hub"])
+    train(arguments("--model_card=true", "--push_to_hub=true", "--report_to=tensorboard", *secret))
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert b"hf_secret" not in path.read_bytes(), path
+    assert "python run_freeze.py --seed 1 --push_to_hub\n" in (tmp_path / "run" / "README.md").read_text()
     ((names, folder),) = pushed
     assert folder == str(tmp_path / "run")
     assert {"README.md", "model.safetensors", "config.json", "modeling.py", *FIGURES} <= set(names)

@@ -8,7 +8,9 @@ import torch
 from scipy.special import softmax
 from transformers import EvalPrediction
 
+from recipe.checking import METRICS
 from recipe.metrics import (
+    RANKING,
     Accuracy,
     accuracy_at,
     accuracy_interval,
@@ -35,6 +37,16 @@ def test_compute_metrics():
     assert metrics["majority_baseline"] == pytest.approx(2 / 3)
     expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
     assert metrics["loss"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_each_evaluation_gives_every_metric_that_may_choose_the_best_model():
+    for count in (2, 3):
+        logits, labels = answers(labels=count)
+        found = compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
+        assert METRICS.keys() <= found.keys()
+        assert {name: score(logits, labels)[name] for name in found} == found
+    one = compute_metrics(EvalPrediction(predictions=logits[:, :2], label_ids=np.zeros(400, dtype=int)))
+    assert METRICS.keys() - one.keys() == set(RANKING)
 
 
 def test_majority_baseline_of_three_classes():

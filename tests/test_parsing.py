@@ -1,11 +1,15 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
 from recipe.arguments import RecipeArguments
+from recipe.checking import METRICS
 from recipe.errors import UserError
-from recipe.parsing import build_parser, parse
+from recipe.parsing import PATHS, build_parser, parse
+from recipe.ranges import RULES
+from recipe.training_fields import REFUSED
 
 
 def write(path, text):
@@ -43,6 +47,11 @@ def test_yaml_gives_defaults_and_the_command_line_wins(tmp_path):
         ("seed: 1\nlearning_rate: fast\n", ":2: --learning_rate: invalid float value: 'fast'"),
         ("seed: [\n", ": not YAML"),
         ("- seed\n", ":1: 'flag: value' lines are expected, not a list"),
+        ("seed: 1\nbf16: yes\nseed: 2\n", ":3: 'seed' stands in line 1 already"),
+        ("seed: [1, 2]\n", ":1: --seed: one value is expected, not a list of 2"),
+        ("evaluation_strategy: epoch\n", ":1: unknown key 'evaluation_strategy'; what does it here is --eval_strategy"),
+        ("prefix_cache: maybe\n", ":1: --prefix_cache: invalid choice: 'maybe'"),
+        ("seed: " + "[" * 2000, ":1: not YAML"),
     ],
 )
 def test_yaml_errors_name_the_line(tmp_path, text, told):
@@ -57,14 +66,23 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
     ("words", "told"),
     [
         (["--learning_rat", "1"], "did you mean '--learning_rate'"),
-        (["--warmup_ratio", "0.1"], "unknown argument '--warmup_ratio'"),
+        (["--warmup_ratio", "0.1"], "unknown argument '--warmup_ratio'; what does it here is --warmup_steps"),
+        (["--no_cuda"], "--use_cpu"),
+        (["--resume_from_checkpoint=x"], "--resume checkpoint-N"),
+        (["--overwrite-output-dir"], "--resume never"),
+        (["--no_bf16"], "did you mean '--bf16 false'"),
+        (["--hub_tokn=hf_secret"], "unknown argument '--hub_tokn'; did you mean '--hub_token'"),
+        (["--use_cpu", "configs/demo.yaml"], "configs/demo.yaml: the YAML file stands first"),
+        (["configs/demo.yaml", "configs/afqmc.yaml"], "configs/afqmc.yaml: the YAML file stands first"),
+        (["--train_file", "a-1.jsonl", "a-2.jsonl"], "'a-2.jsonl' behind --train_file, which takes one value"),
+        (["--learning_rate", "-1e-4"], "--learning_rate -0.0001: a number above 0 is expected"),
+        (["--learning_rate", "-inf"], "--learning_rate -inf: a number above 0 is expected"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
         (["missing.yaml"], "missing.yaml: No such file"),
         (["--dropout", "1.5"], "--dropout 1.5"),
         (["--max_length", "2"], "--max_length 2"),
         (["--num_train_epochs", "0"], "--num_train_epochs 0"),
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0"),
-        (["--save_strategy", "steps"], "save and eval strategy"),
         (["--label_names", "one"], "--label_names one"),
     ],
 )
@@ -72,6 +90,111 @@ def test_command_line_errors(words, told):
     with pytest.raises(UserError) as error:
         parse(words)
     assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_means_what_is_written(tmp_path):
+    text = (
+        "prefix_cache: off\neval_strategy: no\nlabel_names: [no, yes, 010]\nstreaming: off\nuse_cpu: on\nbf16: No\n"
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-6, num_cycles: 1}\n"
+        "output_dir: ~/runs\nrun_name: 2026-01-01\nmax_steps: -1\nhub_revision:\nreport_to: [tensorboard]\n"
+    )
+    arguments = parse([write(tmp_path / "run.yaml", text)])
+    assert (arguments.cache.prefix_cache, arguments.training.eval_strategy) == ("off", "no")
+    assert arguments.data.label_names == ["no", "yes", "010"]
+    assert (arguments.data.streaming, arguments.training.use_cpu, arguments.training.bf16) == (False, True, False)
+    assert arguments.training.lr_scheduler_kwargs == {"min_lr": 1e-6, "num_cycles": 1}
+    assert arguments.training.output_dir == os.path.expanduser("~/runs")
+    assert (arguments.training.run_name, arguments.training.hub_revision) == ("2026-01-01", None)
+    assert arguments.training.report_to == ["tensorboard"]
+
+
+def test_a_tilde_is_the_users_folder_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/user")
+    arguments = parse([*(f"--{name}=~/x" for name in PATHS), "--train_file", "~/train-*.jsonl"])
+    values = {name: value for part in arguments for name, value in vars(part).items()}
+    assert {name: values[name] for name in PATHS if name != "train_file"} == dict.fromkeys(
+        set(PATHS) - {"train_file"}, "/home/user/x"
+    )
+    assert values["train_file"] == "/home/user/train-*.jsonl"
+
+
+def strategies(*words):
+    args = parse(list(words)).training
+    each = (args.eval_strategy.value, args.eval_steps, args.save_strategy.value, args.save_steps)
+    return *each, args.load_best_model_at_end
+
+
+def test_the_companion_of_a_strategy_follows():
+    assert strategies() == ("epoch", None, "epoch", 500, True)
+    assert strategies("--eval_strategy=steps") == ("steps", 50, "steps", 50, True)
+    assert strategies("--eval_strategy=steps", "--eval_steps=7") == ("steps", 7, "steps", 7, True)
+    assert strategies("--eval_steps=7") == ("steps", 7, "steps", 7, True)
+    assert strategies("--save_strategy=steps", "--save_steps=0.5") == ("steps", 0.5, "steps", 0.5, True)
+    assert strategies("--save_strategy=no") == ("epoch", None, "no", 500, False)
+    assert strategies("--eval_strategy=no") == ("no", None, "epoch", 500, False)
+    assert strategies("--save_strategy=best", "--eval_steps=7") == ("steps", 7, "best", 500, True)
+    mixed = ["--eval_strategy=epoch", "--save_strategy=steps"]
+    assert strategies(*mixed, "--load_best_model_at_end=false") == ("epoch", None, "steps", 500, False)
+    for words in (
+        mixed,
+        ["--eval_strategy=no", "--save_strategy=best"],
+        ["--save_strategy=no", "--load_best_model_at_end"],
+    ):
+        with pytest.raises(UserError, match="_strategy"):
+            parse(words)
+
+
+def test_more_or_less_is_better_as_the_metric_says():
+    for name, greater in METRICS.items():
+        for given in (name, f"eval_{name}"):
+            assert parse([f"--metric_for_best_model={given}"]).training.greater_is_better is greater
+            with pytest.raises(UserError, match="is better; leave it out"):
+                parse([f"--metric_for_best_model={given}", f"--greater_is_better={not greater}"])
+    for name in ("precision", "", "eval_", "eval_eval_loss", "confusion_matrix"):
+        with pytest.raises(UserError, match=r"one of accuracy, loss, f1, .* is expected"):
+            parse([f"--metric_for_best_model={name}"])
+
+
+LIMITLESS = {"learning_rate", "adam_epsilon", "weight_decay", "eval_delay", "prefix_cache_max_gb", "max_grad_norm"}
+
+
+@pytest.mark.parametrize("name", [name for _, _, names in RULES for name in names])
+def test_a_number_out_of_its_range_is_refused_by_its_flag(name):
+    for value in ["nan", "inf", "-inf", "-2", *([] if name in LIMITLESS else [str(10**20)])]:
+        with pytest.raises(UserError, match=f"^--{name}( |:)"):
+            parse([f"--{name}={value}"])
+
+
+def test_every_number_has_a_rule_or_is_refused():
+    ruled = {name for _, _, names in RULES for name in names} | set(REFUSED) | {"local_rank"}
+    assert {action.dest for action in build_parser()._actions if action.type in (int, float)} <= ruled
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--fp16",
+        "--dataloader_persistent_workers",
+        "--early_stopping_patience=2 --eval_strategy=no",
+        "--early_stopping_patience=0",
+        "--max_steps=0",
+        "--label_smoothing_factor=1",
+        "--warmup_steps=1.5",
+        "--report_to=tensorbord",
+        "--report_to=wandb",
+        "--report_to tensorboard nonsense",
+        "--ddp_backend=gloo",
+        "--activation_checkpointing_kwargs={}{",
+        '--activation_checkpointing_kwargs={"nonsense":true}',
+        "--push_to_hub",
+        "--push_to_hub --hub_strategy=checkpoint",
+    ],
+)
+def test_what_does_not_fit_is_refused(words, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match=f"^{words.split('=')[0].split()[0]}|^--hub_strategy") as error:
+        parse(words.split())
     assert "\n" not in str(error.value)
 
 

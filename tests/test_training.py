@@ -172,3 +172,21 @@ def test_the_command_line_fails_in_one_line(tmp_path, tiny_model):
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"run_freeze.py: error: --data_dir {tmp_path}: no train split in it")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_that_the_validation_split_cannot_have_is_refused(arguments, tmp_path):
+    dev = write_jsonl(tmp_path / "dev.json", [{**row, "label": "0"} for row in make_pairs(12)])
+    with pytest.raises(UserError, match=r"^--metric_for_best_model eval_roc_auc: .*dev.json has no pair of label 1"):
+        train(arguments("--metric_for_best_model=eval_roc_auc", f"--validation_file={dev}"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("metric", "best"), [("eval_loss", min), ("f1", max)])
+def test_the_best_model_is_the_best_by_its_metric(arguments, tmp_path, metric, best):
+    words = [f"--metric_for_best_model={metric}", "--num_train_epochs=5", "--learning_rate=3e-2"]
+    train(arguments(*words, "--save_total_limit=9"))
+    values = history(tmp_path / "run", f"eval_{metric.removeprefix('eval_')}")
+    assert len(set(values)) > 1
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["epoch"] == 1 + values.index(best(values)) or values.count(best(values)) > 1
+    assert results[f"eval_{metric.removeprefix('eval_')}"] == pytest.approx(best(values), abs=1e-6)

@@ -1,0 +1,92 @@
+"""The Trainer's arguments with this recipe's defaults and flags."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass field with its help."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class FreezeTrainingArguments(TrainingArguments):
+    """The Trainer's arguments with this recipe's defaults."""
+
+    output_dir: str | None = option(
+        "outputs/freeze", "Where the best model, its results and the checkpoints are written."
+    )
+    per_device_train_batch_size: int = option(32, "Examples a device takes in one forward pass of training.")
+    per_device_eval_batch_size: int = option(64, "Examples a device takes in one forward pass of evaluation.")
+    learning_rate: float = option(1e-4, "AdamW's initial learning rate, which falls linearly to 0.")
+    resume: str = option(
+        "auto",
+        "'auto': go on from the newest good checkpoint in --output_dir. 'never': start over and remove the checkpoints "
+        "there. A checkpoint-N folder: go on from it.",
+    )
+    early_stopping_patience: int | None = option(
+        None, "Stop after so many evaluations without a better --metric_for_best_model."
+    )
+    compile_tail: str = option(
+        "off",
+        "Train what is above the frozen prefix as compiled graphs; 'auto': where that measures faster on the GPU.",
+        choices=["auto", "on", "off"],
+    )
+    model_card: bool = option(True, "Write README.md, a model card with figures, beside the model.")
+    eval_strategy: str = option("epoch", "When to evaluate.", choices=["no", "steps", "epoch"])
+    save_strategy: str = option("epoch", "When to save a checkpoint.", choices=["no", "steps", "epoch", "best"])
+    save_total_limit: int | None = option(2, "How many checkpoints to keep, the best one included.")
+    load_best_model_at_end: bool = option(True, "End with the best checkpoint's weights, not the last one's.")
+    metric_for_best_model: str | None = option(
+        "accuracy", "What makes a checkpoint the best: accuracy, loss, f1, mcc, roc_auc, average_precision or ece."
+    )
+    greater_is_better: bool | None = option(None, "Whether more of --metric_for_best_model is better, which it says.")
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["none"], metadata={"help": "Where losses and scores are logged: tensorboard, ..."}
+    )
+    logging_steps: float = option(50, "Steps between two logs of loss, gradient norm and learning rate.")
+    logging_nan_inf_filter: bool = option(False, "Log a non-finite loss as 0; off, since this recipe stops at one.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Let DDP look for parameters without gradient; there are none."
+    )
+    ddp_bucket_cap_mb: int | None = option(
+        None, "Gradients that ranks exchange at once, in MB. Default: all of them on a CPU, else torch's 25."
+    )
+    # What the recipe decides itself is no flag: its own order and batches, and labels under the key that the model has.
+    remove_unused_columns: bool = field(default=False, init=False)
+    train_sampling_strategy: str = field(default="random", init=False)
+    resume_from_checkpoint: str | None = field(default=None, init=False)
+    ignore_data_skip: bool = field(default=False, init=False)
+    save_only_model: bool = field(default=False, init=False)
+    restore_callback_states_from_checkpoint: bool = field(default=True, init=False)
+    dataloader_drop_last: bool = field(default=False, init=False)
+    label_names: list[str] | None = field(default=None, init=False)
+    parallelism_config: Any = field(default=None, init=False)
+
+    # --do_eval or --do_predict without --do_train; asked here, since the Trainer sets do_eval whenever an epoch ends in
+    # an evaluation.
+    only_evaluates: bool = field(default=False, init=False)
+    only_predicts: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.only_predicts = self.do_predict and not self.do_train
+        self.only_evaluates = self.do_eval and not self.do_train
+        if self.only_evaluates or self.only_predicts:  # no epochs, so nothing to evaluate, save or compare between them
+            self.eval_strategy = self.save_strategy = "no"
+            self.load_best_model_at_end = False
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+        if not torch.accelerator.is_available():  # else --bf16 is refused there, and ranks would look for NCCL
+            self.use_cpu = True
+        # without a GPU pinning does nothing but warn, once for each data loader, and what exchanges gradients while
+        # backward goes on takes its cores away: one bucket, exchanged behind it
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False
+            self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 10_000
+        super().__post_init__()
+        # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
+        # hands a cached batch's indices to the wrong rows
+        self._n_gpu = min(self.n_gpu, 1)
