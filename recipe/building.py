@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -21,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import DEFAULT_MODEL, FreezeTrainingArguments, RecipeArguments
 from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
-from recipe.cached_split import CachedSplit, TokenizedSplit, describe_prefix
+from recipe.cached_split import CachedSplit, TokenizedSplit, describe_first_cut, describe_prefix
 from recipe.caching import cache_prefix
 from recipe.checkpointing import Checkpoint
 from recipe.data import Examples, iterate, iterate_batches
@@ -70,6 +71,8 @@ def build(
         eval_data = cached[1].sorted_pairs() if len(cached) > 1 else None
     else:
         train_data = train_batches(splits[0], arguments)
+        for line in chain.from_iterable(map(describe_first_cut, splits)):
+            say(arguments.training, line)
         eval_data = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
     if checkpoint is not None:
         same_prefix(checkpoint, prefix)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from recipe.data import Examples
+from recipe.data import Examples, iterate_batches
 from recipe.prefix_cache import PrefixCache
-from recipe.tokens import Example, SortedPairs, Tokens
+from recipe.tokens import Example, SortedPairs, Tokens, describe_cut
 
 
 class TokenizedSplit(NamedTuple):
@@ -16,6 +16,12 @@ class TokenizedSplit(NamedTuple):
     rows: int
     examples: Examples
     shards: int = 1  # into how many parts the examples can be divided
+
+
+def describe_first_cut(split: TokenizedSplit) -> list[str]:
+    """How many of the first pairs of a split, which is read as it is trained on, were cut."""
+    cut = next(iterate_batches(split.examples), {"cut": []})["cut"]
+    return describe_cut(split.source, sum(cut), len(cut), "the first " * (len(cut) < split.rows))
 
 
 class CachedSplit(NamedTuple):

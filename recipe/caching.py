@@ -87,6 +87,8 @@ def _read(split: TokenizedSplit, directory: Path, args: FreezeTrainingArguments)
         raise UserError(
             f"{split.source}: {len(tokens.labels):,} rows, where its metadata or an earlier pass said {split.rows:,}"
         )
+    for line in tokens.describe_cut(split.source):
+        say(args, line)
     return tokens
 
 

@@ -1,6 +1,7 @@
 """How a run ends other than well: what a user can mend, what no run can go on from, and a signal."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,8 +11,17 @@ from recipe.launcher import forget_incomplete
 from recipe.streams import OutputLost, may_be_lost, open_streams, write_out
 from recipe.text import shown
 
+# What torch puts before the line of an error that was raised in a worker of a DataLoader.
+TRACEBACK = re.compile(r"\ACaught \w+ in DataLoader worker process .*^[\w.]*Error: ", re.DOTALL | re.MULTILINE)
 
-class UserError(Exception):
+
+class _OneLine(Exception):
+    def __str__(self) -> str:
+        text = super().__str__()
+        return TRACEBACK.sub("", text).rstrip() if TRACEBACK.match(text) else text
+
+
+class UserError(_OneLine):
     """Something the user can mend: one line that names the flag or file:line, the value and the accepted form."""
 
 
@@ -19,7 +29,7 @@ class BadRow(UserError):
     """One row of the data that is no sentence pair; `--on_bad_row skip` leaves it out."""
 
 
-class RunError(Exception):
+class RunError(_OneLine):
     """A run that cannot go on, through no fault of its arguments; one line says where it stopped and what to try."""
 
 

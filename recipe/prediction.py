@@ -19,16 +19,17 @@ from recipe.batching import IGNORED_LABEL
 from recipe.building import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
 from recipe.durable import write_text
-from recipe.errors import RunError, UserError
+from recipe.errors import UserError
 from recipe.loading import load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.progress import quiet_libraries, say
 from recipe.streams import write_out
+from recipe.submission import check_submission, submission_name, why_no_submission, write_submission
 from recipe.tokens import Example, SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer
 
-PREDICTIONS, SUBMISSION = "predictions.jsonl", "afqmc_predict.json"
+PREDICTIONS = "predictions.jsonl"
 
 
 class Answers(NamedTuple):
@@ -79,6 +80,9 @@ def answer(
 ) -> Answers:
     """The model's answers to `split`, computed over batches of like length."""
     tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
+    if Path(arguments.data.test_file or "").name != STANDARD_INPUT:  # whose answers go where notes go
+        for line in tokens.describe_cut(split.source):
+            say(arguments.training, line)
 
     def example(index: int) -> Example:
         """One pair; the Trainer asks for a loss as well, which a pair without a label must not enter."""
@@ -113,7 +117,8 @@ def predict(arguments: RecipeArguments) -> None:
         split = require_split(arguments.data, arguments.data.eval_split or "test")
         check_labels(model, split, arguments.model.model_name_or_path)
         answers = answer(arguments, model, tokenizer, split)
-        lines = list(prediction_lines(split, answers, list(model.config.id2label.values())))
+        ids: list[Any] = []
+        lines = list(prediction_lines(split, answers, list(model.config.id2label.values()), ids))
     if args.process_index > 0:
         return
     if arguments.data.test_file and Path(arguments.data.test_file).name == STANDARD_INPUT:
@@ -122,13 +127,24 @@ def predict(arguments: RecipeArguments) -> None:
     folder = Path(args.output_dir or ".")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PREDICTIONS, "".join(lines))
-    say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} pairs of {split.source}")
+    told = "; ".join([split.source, *split.left_out(), *split.notes])
+    say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} pairs of {told}")
     say(args, f"speed           {len(lines) / answers.seconds:,.0f} pairs a second")
     if (answers.labels == UNLABELLED).all():
-        write_submission(folder / SUBMISSION, [split.label_names[label] for label in answers.logits.argmax(-1)])
-        check_submission(folder / SUBMISSION, split.rows, split.label_names)
-        say(args, f"submission      {folder / SUBMISSION}: {split.rows:,} lines (count, order and form checked)")
+        say(args, _submit(folder / submission_name(arguments.data), split, answers, ids))
     say(args, f"next            make export RUN={arguments.model.model_name_or_path}")
+
+
+def _submit(path: Path, split: Split, answers: Answers, ids: list[Any]) -> str:
+    """Write the submission file, or take an older one away where there can be none; what to say of it."""
+    reason = why_no_submission(split, ids)
+    if reason is not None:
+        path.unlink(missing_ok=True)
+        return f"submission      none is written: {reason}"
+    known = None if all(each is None for each in ids) else ids  # rows without ids are numbered from 0
+    write_submission(path, [split.label_names[label] for label in answers.logits.argmax(-1)], known)
+    check_submission(path, split.rows, split.label_names, known)
+    return f"submission      {path}: {split.rows:,} lines (count, order and form checked)"
 
 
 STANDARD_INPUT = "standard-input.jsonl"
@@ -153,36 +169,16 @@ def _standard_input(arguments: RecipeArguments) -> Iterator[RecipeArguments]:
             raise UserError(str(error).replace(str(path), "standard input")) from None
 
 
-def prediction_lines(split: Split, answers: Answers, names: Sequence[str]) -> Iterator[str]:
-    """One line of JSON a pair: sentence1, sentence2, label (null without one), prediction and its probability."""
+def prediction_lines(split: Split, answers: Answers, names: Sequence[str], ids: list[Any]) -> Iterator[str]:
+    """One line of JSON a pair: sentence1, sentence2, label (null without one), prediction and its probability.
+
+    A row's own id comes first where it has one; `ids` takes them all, None for a row without.
+    """
     for pair, label, chances in zip(iterate(split.pairs), answers.labels, answers.probabilities, strict=True):
-        line: dict[str, Any] = {key: pair[key] for key in ("sentence1", "sentence2")}
+        ids.append(None if pair["id"] is None else json.loads(pair["id"]))
+        line: dict[str, Any] = {} if ids[-1] is None else {"id": ids[-1]}
+        line |= {key: pair[key] for key in ("sentence1", "sentence2")}
         line["label"] = None if label == UNLABELLED else names[label]
         line["prediction"] = names[chances.argmax()]
         line["probability"] = round(float(chances.max()), 6)
         yield json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def write_submission(path: Path, labels: Sequence[str]) -> None:
-    """CLUE's file: {"id": 0, "label": "0"} a line, in the order of the test split."""
-    write_text(path, "".join(json.dumps({"id": number, "label": label}) + "\n" for number, label in enumerate(labels)))
-
-
-def check_submission(path: Path, rows: int, labels: Sequence[str]) -> None:
-    """Read a submission file back as CLUE would.
-
-    Raises:
-        RunError: it has another number of lines, another order, or a line that is not of the form.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if len(lines) != rows:
-        raise RunError(f"{path}: {len(lines):,} lines, where the test split has {rows:,} pairs")
-    for number, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict) or entry.keys() != {"id", "label"} or entry["label"] not in labels:
-            raise RunError(f'{path}:{number + 1}: {line[:60]!r}; {{"id": {number}, "label": "..."}} is expected')
-        if entry["id"] != number:
-            raise RunError(f"{path}:{number + 1}: id {entry['id']!r}; {number} is expected")

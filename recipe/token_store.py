@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 
 from recipe.cache_folder import create_file, unfinished_folder
 from recipe.data import Examples, iterate_batches
-from recipe.ranks import Share, from_all_ranks, together
+from recipe.ranks import Share, first_on_machine, from_all_ranks, together
 from recipe.tokens import Tokens
 
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
@@ -38,18 +38,23 @@ def store_tokens(examples: Examples, shards: int, directory: Path, args: Trainin
     """
     share = Share.of(args)
     with unfinished_folder(directory, from_all_ranks(args, uuid.uuid4().hex)[0], args) as folder:
-        together(args, lambda: _write_shards(examples, shards, folder, share), OSError)
+        cut = together(args, lambda: _write_shards(examples, shards, folder, share), OSError)
+        here = from_all_ranks(args, cut)[first_on_machine(args) :][: share.ranks]
         together(args, lambda: _join(folder, shards) if share.rank == 0 else None, OSError)
-        return together(args, lambda: _map(folder), OSError)
+        return together(args, lambda: _map(folder), OSError)._replace(cut=sum(here))
 
 
-def _write_shards(examples: Examples, shards: int, folder: Path, share: Share) -> None:
+def _write_shards(examples: Examples, shards: int, folder: Path, share: Share) -> int:
+    """This rank's shards; how many of its pairs were cut."""
+    cut = 0
     for number in range(share.rank, shards, share.ranks):
         part = examples.shard(shards, number) if shards > 1 else examples
-        _write_part(folder, number, iterate_batches(part))
+        cut += _write_part(folder, number, iterate_batches(part))
+    return cut
 
 
-def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]]]) -> None:
+def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]]]) -> int:
+    cut = 0
     files = {name: create_file(folder / f"{name}-{number}") for name in PARTS}
     try:
         for batch in batches:
@@ -58,9 +63,11 @@ def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]
                 files[name].write(np.concatenate([np.asarray(row, dtype=kind) for row in batch[name]]).data)
             files["offsets"].write(np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64).data)  # lengths
             files["labels"].write(np.asarray(batch["labels"], dtype=np.int64).data)
+            cut += sum(batch["cut"])
     finally:
         for file in files.values():
             file.close()
+    return cut
 
 
 def _join(folder: Path, shards: int) -> None:
@@ -83,7 +90,8 @@ def _join(folder: Path, shards: int) -> None:
 
 
 def _map(folder: Path) -> Tokens:
-    return Tokens(**{name: _tensor(folder / name, dtype) for name, dtype in PARTS.items()})
+    ids, types, offsets, labels = (_tensor(folder / name, dtype) for name, dtype in PARTS.items())
+    return Tokens(ids, types, offsets, labels)
 
 
 def _tensor(path: Path, dtype: torch.dtype) -> Tensor:

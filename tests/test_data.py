@@ -6,6 +6,7 @@ from collections import Counter
 
 import datasets
 import pytest
+from torch._utils import ExceptionWrapper
 from transformers import AutoTokenizer
 
 from recipe.arguments import DataArguments
@@ -163,6 +164,19 @@ def test_data_that_change_while_a_run_reads_them_are_noticed(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"train.json: cannot be read any more"):
         list(iterate(split.pairs))
+
+
+def test_an_error_in_a_worker_is_the_same_line(tmp_path):
+    path = write_jsonl(tmp_path / "train.json", make_pairs(5))
+    split = open_split(DataArguments(train_file=str(path)), "train")
+    write_jsonl(path, make_pairs(4))
+    try:
+        list(iterate(split.pairs))
+    except UserError:  # as a DataLoader hands it on, with its traceback for a message
+        carried = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError) as error:
+        carried.reraise()
+    assert str(error.value).startswith(f"{path}: was changed while the run read it")
 
 
 def test_nothing_is_written_to_read_local_files(monkeypatch, tmp_path, pairs_dir):

@@ -6,11 +6,14 @@ import pytest
 import torch
 from transformers import pipeline
 
+from recipe.arguments import DataArguments
 from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
 from recipe.parsing import parse
 from recipe.prediction import check_submission, predict, write_submission
+from recipe.submission import submission_name
 from recipe.training import train
+from tests.conftest import make_pairs, write_jsonl
 
 
 @pytest.fixture
@@ -64,6 +67,47 @@ def test_standard_input_to_standard_output(model, monkeypatch, capsys):
     Input.buffer = io.BytesIO(b'{"sentence1": "a"}\n')
     with pytest.raises(UserError, match=r"^standard input:1: no 'sentence2'"):
         predict(words(model, "--do_predict", "--test_file=-"))
+
+
+def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, capsys):
+    rows = [{key: row[key] for key in ("sentence1", "sentence2")} for row in make_pairs(4)]
+    path = tmp_path / "test.json"
+
+    def answer(rows, *more):
+        write_jsonl(path, rows)
+        predict(words(model, "--do_predict", f"--test_file={path}", "--dataset_config_name=bq/corpus", *more))
+        predictions = (model / "predictions.jsonl").read_text().splitlines()
+        submission = model / "bq_corpus_predict.json"
+        told = capsys.readouterr().out
+        if not submission.exists():
+            return [json.loads(line).get("id") for line in predictions], told
+        assert "(count, order and form checked)" in told
+        assert [json.loads(line)["id"] for line in submission.read_text().splitlines()] == [
+            json.loads(line).get("id", number) for number, line in enumerate(predictions)
+        ]
+        return [json.loads(line).get("id") for line in predictions], ""
+
+    ids = [2950, 7, "q-1", 3.5]
+    assert answer([{**row, "id": i} for row, i in zip(rows, ids, strict=True)]) == (ids, "")
+    assert answer([{**row, "idx": i} for row, i in zip(rows, ids, strict=True)], "--no_streaming") == (ids, "")
+    assert answer(rows) == ([None] * 4, "")
+    broken = [{**row, "id": i} for i, row in enumerate(rows)]
+    broken[1]["sentence2"] = " "
+    found, told = answer(broken, "--on_bad_row=skip")  # and the older submission is gone
+    assert found == [0, 2, 3]
+    assert "none is written: it must have every row, and of" in told
+    assert "1 bad rows left out, the first:" in told
+    assert "the id 5 stands twice in" in answer([{**row, "id": 5} for row in rows])[1]
+    assert "1 of 4 rows of" in answer([{**rows[0], "id": 5}, {**rows[1], "id": 6}, {**rows[2], "id": 7}, rows[3]])[1]
+
+
+def test_a_submission_is_named_after_the_configuration():
+    for config, name, expected in [
+        ("ocnli", "clue/clue", "ocnli_predict.json"),
+        ("", "shibing624/nli-zh", "nli-zh_predict.json"),
+        ("../x", "a/b", "_x_predict.json"),
+    ]:
+        assert submission_name(DataArguments(dataset_config_name=config, dataset_name=name)) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from recipe.data import iterate_batches, open_split, tokenize
 from recipe.ranks import Share
 from recipe.token_store import store_tokens
 from recipe.tokens import read_tokens
+from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
 
 
@@ -27,6 +28,18 @@ def sharded(tmp_path, tiny_model):
 
 def same(a, b):
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in token_store.PARTS)
+
+
+def test_it_is_said_how_many_pairs_are_cut(tmp_path, tiny_model, arguments, capsys):
+    rows = [*make_pairs(30), *({**row, "sentence1": "花" * 40} for row in make_pairs(5))]
+    path = write_jsonl(tmp_path / "train.jsonl", rows)
+    write_jsonl(tmp_path / "dev.jsonl", make_pairs(4))
+    words = [f"--data_dir={tmp_path}", "--max_steps=1", "--num_train_epochs=2"]
+    for cache in ("on", "off"):
+        train(arguments(*words, f"--prefix_cache={cache}", f"--output_dir={tmp_path / cache}"))
+        told = capsys.readouterr().out
+        assert f"note: 5 of 35 pairs of {path} are cut at --max_length" in told
+        assert told.count("are cut at") == 1
 
 
 def test_shards_are_stored_in_order(sharded, tmp_path, arguments):

@@ -1,0 +1,58 @@
+"""CLUE's submission file: its name, its lines, and whether there can be one."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.arguments import DataArguments
+from recipe.data import Split
+from recipe.durable import write_text
+from recipe.errors import RunError
+from recipe.text import shown
+
+
+def submission_name(args: DataArguments) -> str:
+    """afqmc_predict.json for the configuration afqmc, which stands for the task where the data are local files too."""
+    task = args.dataset_config_name or args.dataset_name.split("/")[-1]
+    return re.sub(r"[^\w.-]", "_", task).lstrip(".") + "_predict.json"
+
+
+def why_no_submission(split: Split, ids: Sequence[Any]) -> str | None:
+    """Why there can be no submission: a row or its id is missing, or an id stands twice; `ids` has None for no id."""
+    if split.skipped:
+        return f"it must have every row, and of {split.source} {split.left_out()[0]}"
+    named = [each for each in ids if each is not None]
+    if 0 < len(named) < len(ids):
+        return f"{len(ids) - len(named):,} of {len(ids):,} rows of {split.source} have no id"
+    twice = [each for each, count in Counter(map(json.dumps, named)).items() if count > 1]
+    return f"the id {twice[0]:.40} stands twice in {split.source}" if twice else None
+
+
+def write_submission(path: Path, labels: Sequence[str], ids: Sequence[Any] | None = None) -> None:
+    """CLUE's file: {"id": 0, "label": "0"} a line, in the order of the test split."""
+    numbered = zip(range(len(labels)) if ids is None else ids, labels, strict=True)
+    write_text(path, "".join(json.dumps({"id": own, "label": label}) + "\n" for own, label in numbered))
+
+
+def check_submission(path: Path, rows: int, labels: Sequence[str], ids: Sequence[Any] | None = None) -> None:
+    """Read a submission file back as CLUE would.
+
+    Raises:
+        RunError: it has another number of lines, another order, or a line that is not of the form.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if len(lines) != rows:
+        raise RunError(f"{path}: {len(lines):,} lines, where the test split has {rows:,} pairs")
+    for number, (line, own) in enumerate(zip(lines, range(rows) if ids is None else ids, strict=True), 1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or entry.keys() != {"id", "label"} or entry["label"] not in labels:
+            expected = f'{{"id": {json.dumps(own)}, "label": "..."}}'
+            raise RunError(f"{path}:{number}: {shown(line[:60])!r}; {expected} is expected")
+        if entry["id"] != own:
+            raise RunError(f"{path}:{number}: id {entry['id']!r}; {own!r} is expected")
