@@ -1,8 +1,13 @@
 """Files that are complete or absent, whatever happens meanwhile, and a folder that one run has at a time."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +17,8 @@ from recipe.errors import UserError
 from recipe.locks import lock
 
 LOCK = ".lock"
+TOKEN = "[0-9a-f]{32}"  # at random, so that no name of anybody else's is taken for ours
+TEMPORARY = re.compile(rf"\..+\.{TOKEN}\.partial")
 
 
 def sync(path: Path) -> None:
@@ -31,11 +38,77 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, which holds all of it or what it held before."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
+    partial = _temporary(path)
+    try:
+        with open(partial, "x", encoding="utf-8") as file:
+            file.write(text)
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
     sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writers have left in `folder`, which nobody else may write to meanwhile."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name) and not path.is_symlink():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder`, for files that are put together before they are published; it goes at the end."""
+    path = _temporary(folder / "staging")
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to be filled that becomes `folder`, missing or empty until then, when the block ends well.
+
+    Raises:
+        OSError: it cannot be written, or `folder` is not empty any more.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        if TEMPORARY.fullmatch(left.name) and not left.is_symlink():
+            with contextlib.suppress(OSError):  # its writer lives, or it is another user's
+                held = lock(left / LOCK)
+                shutil.rmtree(left) if held.certain else None
+    path = _temporary(folder)
+    path.mkdir()
+    try:
+        held = lock(path / LOCK, create=True)
+        yield path
+        (path / LOCK).unlink()
+        for each in (*path.iterdir(), path):
+            usual_mode(each)
+            sync(each)
+        os.replace(path, folder)
+        sync(folder.parent)
+        held.release()
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def usual_mode(path: Path) -> None:
+    """Give a file the mode of any new one; safetensors makes its files readable by their owner only."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def publish(staging: Path, folder: Path, last: Sequence[str]) -> None:
@@ -43,12 +116,12 @@ def publish(staging: Path, folder: Path, last: Sequence[str]) -> None:
     names = sorted(path.name for path in staging.iterdir())
     names = [name for name in names if name not in last] + [name for name in last if name in names]
     for name in names:
+        usual_mode(staging / name)
         sync(staging / name)
     for name in names:
         os.replace(staging / name, folder / name)
         if name in last:
             sync(folder)
-    staging.rmdir()
 
 
 def sha256_of(path: Path) -> str:
@@ -73,18 +146,27 @@ def locked(folder: Path, token: str = "") -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(folder / LOCK, create=True)
-        os.ftruncate(held.handle, 0)
-        os.write(held.handle, token.encode())
+        _claim(folder, held.handle, token)
     except BlockingIOError:
         raise UserError(
             f"--output_dir {folder}: another run writes there; wait for it, or name another folder"
         ) from None
     except OSError as error:
-        raise UserError(f"--output_dir {folder}: {error.strerror}; a folder that can be written is expected") from error
+        problem = f"{LOCK} in it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise UserError(f"--output_dir {folder}: {problem}; a folder that can be written is expected") from error
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # the folder may be gone
+            (folder / LOCK).unlink(missing_ok=True)
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
         held.release()
+
+
+def _claim(folder: Path, handle: int, token: str) -> None:
+    """Write the token into the lock's file, unless that is somebody else's."""
+    if os.fstat(handle).st_nlink > 1 or not re.fullmatch(f"({TOKEN})?", os.read(handle, 99).decode(errors="replace")):
+        raise UserError(f"--output_dir {folder}: {LOCK} in it is another program's; name another folder")
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, token.encode(), 0)

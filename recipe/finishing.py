@@ -10,10 +10,10 @@ from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import RecipeArguments
 from recipe.card import write_card
-from recipe.checkpointing import STATE
 from recipe.data import Split
 from recipe.durable import sha256_of
 from recipe.errors import RunError
+from recipe.manifest import STATE
 from recipe.metrics import score
 from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, staged, write_model
 from recipe.prediction import Answers, answer_pairs

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from recipe.checkpointing import MANIFEST, STAGING, STATE, checkpoint_folders
-from recipe.durable import publish
+from recipe.checkpointing import checkpoint_folders
+from recipe.durable import TEMPORARY, publish, staging_folder
 from recipe.errors import Damaged, UserError
 from recipe.json_files import read_json
+from recipe.manifest import MANIFEST, STATE
 from recipe.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
 from recipe.resuming import REPORT
 
@@ -50,7 +50,9 @@ def check_output(folder: Path, base: str) -> None:
 
 def _is_a_runs(folder: Path) -> bool:
     """Whether a run wrote to it, finished or not."""
-    if (folder / STAGING).is_dir() or any((each / MANIFEST).is_file() for each in checkpoint_folders(folder)):
+    if any(TEMPORARY.fullmatch(path.name) for path in folder.iterdir()):
+        return True
+    if any((each / MANIFEST).is_file() for each in checkpoint_folders(folder)):
         return True
     for name, shape in ((REPORT, {"identity": dict, "model_sha256": str}), ("config.json", {"model_type": str})):
         try:
@@ -69,14 +71,9 @@ def staged(folder: Path, last: Sequence[str] = ()) -> Iterator[Path]:
     Args:
         last: names that are moved after all others, in that order.
     """
-    staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
+    with staging_folder(folder) as staging:
         yield staging
         publish(staging, folder, last)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_model(

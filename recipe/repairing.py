@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerBase
 from recipe.arguments import RecipeArguments
 from recipe.building import build_trainer, sorted_pairs
 from recipe.cached_split import TokenizedSplit
-from recipe.checkpointing import STATE, checkpoint_folders
+from recipe.checkpointing import checkpoint_folders
 from recipe.data import Split
 from recipe.errors import Damaged
 from recipe.finishing import write_card_or_warn
 from recipe.json_files import read_json
+from recipe.manifest import STATE
 from recipe.metrics import score
 from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, missing_files, staged, write_model

@@ -1,6 +1,5 @@
 """Which checkpoint a run goes on from, and what may be another then than when the run began."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -9,19 +8,20 @@ from typing import Any, NamedTuple
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.arithmetic import other_arithmetic
 from recipe.checkpointing import (
-    Checkpoint,
-    Damaged,
     checkpoint_folders,
     clean,
     newest_good,
     rotate,
     strangers,
-    with_best,
 )
 from recipe.compatibility import WAY_OUT, compare
 from recipe.durable import sha256_of
-from recipe.errors import UserError
+from recipe.errors import Damaged, UserError
+from recipe.identity import IDENTITY
+from recipe.json_files import read_json
+from recipe.manifest import Checkpoint
 from recipe.ranks import first_on_machine, from_all_ranks, together
+from recipe.restoring import open_resumable
 
 REPORT = "run.json"
 
@@ -86,7 +86,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
         changed = compare(report["identity"], identity, str(folder / REPORT))
         if not changed:
             return Resume(finished=True)
-    checkpoint, complaints = newest_good(folder, limit)
+    checkpoint, complaints = newest_good(folder, limit, open_resumable)
     if checkpoint is None and report is not None:
         raise UserError(f"{changed[0]}, and no checkpoint of it is left to go on from; {WAY_OUT}")
     if checkpoint is None:
@@ -98,7 +98,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
 
 def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: RecipeArguments, rows: int) -> Resume:
     try:
-        checkpoint = with_best(path)
+        checkpoint = open_resumable(path)
     except Damaged as damage:
         raise UserError(
             f"--resume {path}: {damage}; 'auto', 'never' or a good checkpoint-N folder is expected"
@@ -120,17 +120,16 @@ def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
     folder = Path(args.output_dir or ".")
     clean(folder, resume.step)
     if resume.checkpoint is not None and args.resume == "auto":  # where a kill came before it
-        rotate(folder, args.save_total_limit, resume.checkpoint.state()["best_global_step"])
+        rotate(folder, args.save_total_limit, resume.checkpoint.state().get("best_global_step"))
 
 
 def _finished_report(folder: Path) -> dict[str, Any] | None:
     """run.json of a run that ended, where the model that it speaks of is there, byte for byte."""
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        good = sha256_of(folder / "model.safetensors") == report["model_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        report = read_json(folder / REPORT, {"identity": IDENTITY, "model_sha256": str})
+        return report if sha256_of(folder / "model.safetensors") == report["model_sha256"] else None
+    except (OSError, Damaged):
         return None
-    return report if good and "identity" in report else None
 
 
 def same_prefix(checkpoint: Checkpoint, prefix: str) -> None:

@@ -15,10 +15,12 @@ from transformers import (
     EarlyStoppingCallback,
     Trainer,
 )
+from transformers.trainer_utils import TrainOutput
 
 from recipe.batching import TrainBatches
-from recipe.checkpointing import Damaged, checkpoint_folders, open_checkpoint, rotate, seal
-from recipe.errors import RunError
+from recipe.checkpointing import checkpoint_folders, rotate, step_of
+from recipe.errors import Damaged, RunError
+from recipe.manifest import begin, open_checkpoint, remove_checkpoint, seal
 from recipe.weights import load_trainable, save_trainable, trainable_weights
 
 
@@ -93,20 +95,35 @@ class FreezeTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
+            if self.args.should_save:
+                begin(folder)
+            self.accelerator.wait_for_everyone()  # what lies in the folder now is not ours
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each rank writes its own random state
             if self.args.should_save:
                 trainable = [name for name, value in self.model.named_parameters() if value.requires_grad]
                 seal(folder, {"step": self.state.global_step, "trainable": trainable, **self.run})
         except (OSError, RuntimeError, SafetensorError) as error:
-            free = shutil.disk_usage(folder.parent).free / 1e6
-            shutil.rmtree(folder, ignore_errors=True)
-            reason = f"{' '.join(str(error).split())} ({free:,.1f} MB free on its disk)"
+            remove_checkpoint(folder)
+            reason = f"{' '.join(str(error).split())} ({_free(folder.parent)})"
             raise RunError(f"{folder}: cannot be written: {reason}; the older checkpoints are as they were") from error
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
             rotate(folder.parent, limit, self.state.best_global_step)
+
+    def _finalize_training(self, *args: Any) -> TrainOutput:
+        """The Trainer's end, which at --save_total_limit 1 would remove all else that is named like a checkpoint."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            output = super()._finalize_training(*args)
+        finally:
+            self.args.save_total_limit = limit
+        if limit == 1 and self.args.should_save and self.state.best_model_checkpoint:
+            for folder in checkpoint_folders(Path(self.args.output_dir)):
+                if step_of(folder) != self.state.best_global_step:
+                    remove_checkpoint(folder)
+        return output
 
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         """Where to go on from; the Trainer keeps the checkpoint's cadence and folder, and forgets an early stop."""
@@ -145,3 +162,10 @@ class FreezeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free on its disk"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"

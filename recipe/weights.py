@@ -8,9 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from recipe.checkpointing import Damaged
-
-WEIGHTS = "trainable.safetensors"  # no name that from_pretrained would take for a whole model
+from recipe.errors import Damaged
+from recipe.manifest import WEIGHTS
 
 
 def whole(value: Tensor) -> Tensor:

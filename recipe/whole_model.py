@@ -8,9 +8,9 @@ from pathlib import Path
 
 from recipe.arguments import ModelArguments
 from recipe.base_model import name_labels, open_base
-from recipe.checkpointing import Checkpoint, Damaged, open_checkpoint
-from recipe.errors import UserError, exit_on_error
+from recipe.errors import Damaged, UserError, exit_on_error
 from recipe.loading import load_model, load_tokenizer
+from recipe.manifest import Checkpoint, open_checkpoint
 from recipe.modeling import BertForPairwiseCLS
 from recipe.weights import fingerprint, load_trainable
 

@@ -2,23 +2,17 @@ import json
 import pickle
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers.trainer_utils import get_last_checkpoint
 
-from recipe.checkpointing import (
-    MANIFEST,
-    Damaged,
-    checkpoint_folders,
-    clean,
-    newest_good,
-    open_checkpoint,
-    rotate,
-    seal,
-)
-from recipe.errors import RunError, UserError
+from recipe.checkpointing import checkpoint_folders, clean, newest_good, rotate, strangers
+from recipe.errors import Damaged, RunError, UserError
+from recipe.manifest import MANIFEST, begin, open_checkpoint, remove_checkpoint, seal
+from recipe.restoring import open_resumable
 from recipe.training import train
 from tests.kill_points import outcome
 
@@ -128,13 +122,15 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit, kept):
     assert {int(path.name.split("-")[1]) for path in checkpoint_folders(tmp_path)} == kept
 
 
-def test_what_a_kill_left_behind_is_removed_and_does_not_count(tmp_path):
+def test_what_a_kill_left_behind_is_removed_and_does_not_count(tmp_path, monkeypatch):
     for step in (4, 8, 12):
         make_checkpoint(tmp_path, step)
-    (tmp_path / "checkpoint-4" / MANIFEST).unlink()  # killed while it was rotated away
+    with monkeypatch.context() as killed:
+        killed.setattr("recipe.manifest._remove", lambda *_: None)
+        remove_checkpoint(tmp_path / "checkpoint-4")  # killed while it was rotated away
     (tmp_path / "checkpoint-12" / "a").write_bytes(b"torn")
-    (tmp_path / ".run.json.partial").touch()
-    (tmp_path / ".staging").mkdir()
+    (tmp_path / f".run.json.{'a1' * 16}.partial").touch()
+    (tmp_path / f".staging.{'a1' * 16}.partial").mkdir()
     good, complaints = newest_good(tmp_path, sys.maxsize)
     assert good.step == 8
     assert complaints == [f"checkpoint-12 is left out: {tmp_path}/checkpoint-12/a: 4 bytes, where 7 were written"]
@@ -150,7 +146,7 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path, name):
     content = {"step": 3, "trainable": [], "identity": {}, "files": {name: manifest["files"]["a"]}}
     shutil.rmtree(folder)
     folder.mkdir()
-    from recipe.checkpointing import _digest
+    from recipe.manifest import _digest
 
     (folder / MANIFEST).write_text(json.dumps({**content, "sha256": _digest(content)}))
     with pytest.raises(Damaged, match="outside its folder"):
@@ -198,3 +194,133 @@ def test_a_full_disk_leaves_the_older_checkpoints_good(arguments, tmp_path, monk
     train(arguments(*STEPS))
     train(arguments(*STEPS, f"--output_dir={tmp_path / 'other' / 'run'}"))
     assert outcome(tmp_path) == outcome(tmp_path / "other")
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_what_we_made_is_ever_removed(tmp_path):
+    theirs = tmp_path / "theirs"
+    make_checkpoint(theirs, 7)
+    shutil.copytree(theirs / "checkpoint-7", tmp_path / "out" / "checkpoint-5-backup")
+    out = tmp_path / "out"
+    (out / "checkpoint-6-backup.tgz").write_text("mine")
+    (out / "checkpoint-3").mkdir()
+    (out / "checkpoint-3" / "notes.json").write_text("{}")
+    (out / "checkpoint-٤").mkdir()
+    (out / ".x.partial").mkdir()
+    (out / ".x.partial" / "file").write_text("mine")
+    (out / ".run.json.partial").write_text("mine")
+    (out / ".staging").symlink_to(theirs)
+    (out / "checkpoint-7").symlink_to(theirs / "checkpoint-7")
+    before = snapshot(tmp_path)
+    for step in (4, 8, 12):
+        make_checkpoint(out, step)
+    (out / "checkpoint-4" / "notes.txt").write_text("mine")
+    (out / "checkpoint-8" / "sub" / "notes.txt").write_text("mine")
+    (out / "checkpoint-12" / "elsewhere").symlink_to(theirs)
+    before |= {Path("out/checkpoint-4/notes.txt"): b"mine", Path("out/checkpoint-8/sub/notes.txt"): b"mine"}
+    assert not strangers(out)
+    rotate(out, 1, None)
+    assert [path.name for path in checkpoint_folders(out)] == ["checkpoint-12"]
+    clean(out, -1)
+    assert not checkpoint_folders(out)
+    assert snapshot(tmp_path) == before
+    assert (out / "checkpoint-7").is_symlink()
+    assert (out / "checkpoint-12" / "elsewhere").is_symlink()
+
+
+def test_what_lies_in_a_checkpoints_place_stays_and_is_not_sealed(tmp_path):
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    (folder / "notes.json").write_text("mine")
+    begin(folder)
+    with pytest.raises(Damaged, match="says that the checkpoint was never finished"):
+        open_checkpoint(folder)
+    (folder / "trainable.safetensors").write_text("ours")
+    seal(folder, {"step": 3, "trainable": [], "identity": {}})
+    assert open_checkpoint(folder).manifest["files"].keys() == {"trainable.safetensors"}
+    clean(tmp_path, 2)
+    assert snapshot(tmp_path) == {Path("checkpoint-3/notes.json"): b"mine"}
+    (tmp_path / "checkpoint-4").symlink_to(folder)
+    with pytest.raises(OSError, match="checkpoint-4 is a link, which is not followed"):
+        begin(tmp_path / "checkpoint-4")
+
+
+def test_the_trainers_end_removes_our_checkpoints_alone(arguments, tmp_path):
+    backup = tmp_path / "run" / "checkpoint-5-backup"
+    backup.mkdir(parents=True)
+    (backup / "optimizer.pt").write_text("mine")
+    (tmp_path / "run" / "checkpoint-5-backup.tgz").write_text("mine")
+    train(arguments("--save_total_limit=1", "--num_train_epochs=2", "--prefix_cache=off"))
+    assert len(checkpoint_folders(tmp_path / "run")) == 1
+    assert (backup / "optimizer.pt").read_text() == (tmp_path / "run" / "checkpoint-5-backup.tgz").read_text() == "mine"
+
+
+def reseal(folder, change):
+    """A checkpoint with something else in it, sealed as if it had been saved so."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(folder, manifest)
+    seal(folder, {key: value for key, value in manifest.items() if key not in ("files", "sha256")})
+
+
+def saved(name, content):
+    return lambda folder, _: torch.save(content, folder / name)
+
+
+def without(name):
+    return lambda folder, _: (folder / name).unlink()
+
+
+def with_state(**values):
+    def change(folder, _):
+        content = json.loads((folder / "trainer_state.json").read_text())
+        (folder / "trainer_state.json").write_text(json.dumps({**content, **values}))
+
+    return change
+
+
+def with_identity(**values):
+    return lambda _, manifest: manifest["identity"].update(values)
+
+
+SPOILT = [
+    *((name, without(name)) for name in FILES[:5]),
+    *((name, lambda folder, _, name=name: (folder / name).write_bytes(b"PK\x03\x04")) for name in FILES[:4]),
+    *((name, saved(name, content)) for name in FILES[1:4] for content in ([], {}, {"state": 0, "param_groups": 0})),
+    ("optimizer.pt", saved("optimizer.pt", {"state": {}, "param_groups": [{"params": [0]}]})),
+    ("rng_state.pth", saved("rng_state.pth", {"python": (3, (), None), "numpy": (), "cpu": torch.zeros(3)})),
+    ("trainer_state.json", with_state(global_step=17)),
+    ("trainer_state.json", with_state(log_history=[{"eval_accuracy": "good"}])),
+    ("trainer_state.json", with_state(best_global_step="9")),
+    ("trainer_state.json", with_state(another=1)),
+    (MANIFEST, with_identity(arguments=[])),
+    (MANIFEST, with_identity(weights={"trained": 1, "frozen": "2"})),
+    (MANIFEST, lambda _, manifest: manifest.update(prefix=None)),
+    (MANIFEST, lambda _, manifest: manifest.update(step=17)),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), SPOILT)
+def test_what_cannot_be_gone_on_from_is_damaged_and_the_newest_good_one_is_taken(run, name, change):
+    folder, _ = run
+    reseal(folder / "checkpoint-18", change)
+    good, complaints = newest_good(folder, sys.maxsize, open_resumable)
+    assert good.step == 16
+    (line,) = complaints
+    assert line.startswith(f"checkpoint-18 is left out: {folder / 'checkpoint-18' / name}: ")
+    assert "\n" not in line
+
+
+def test_a_run_goes_on_past_a_checkpoint_whose_optimizer_torch_refuses(run, finished, capsys, tmp_path):
+    folder, again = run
+    reseal(folder / "checkpoint-18", saved("optimizer.pt", {"state": Payload(tmp_path / "pwned")}))
+    again()
+    out = capsys.readouterr().out
+    assert (
+        f"note: checkpoint-18 is left out: {folder / 'checkpoint-18' / 'optimizer.pt'}: cannot be loaded: Unpick" in out
+    )
+    assert "going on from step 16" in out
+    assert outcome(folder.parent) == outcome(finished.parent)
+    assert not (tmp_path / "pwned").exists()

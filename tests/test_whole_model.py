@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipe.checkpointing import open_checkpoint
 from recipe.errors import UserError
+from recipe.manifest import open_checkpoint
 from recipe.training import train
 from recipe.whole_model import main, rebuild
 from tests.kill_points import outcome
