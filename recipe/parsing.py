@@ -19,6 +19,7 @@ from recipe.ranges import check_ranges
 from recipe.renamed import hint
 from recipe.saved_run import saved_arguments
 from recipe.schedules import check_optimization
+from recipe.training_arguments import FreezeTrainingArguments
 from recipe.training_fields import REFUSED, check_refused
 from recipe.yaml_file import yaml_items, yaml_words
 
@@ -51,6 +52,8 @@ def build_parser() -> HfArgumentParser:
     for action in parser._actions:  # what is refused has its reason said, whatever its value looks like
         if action.dest in REFUSED and action.type is not string_to_bool:
             action.type, action.choices = None, None
+        if action.dest in REFUSED:
+            action.help = f"Refused: {REFUSED[action.dest]}."
     return parser
 
 
@@ -65,11 +68,9 @@ def parse(argv: Sequence[str]) -> RecipeArguments:
     if words and not words[0].startswith("-"):
         words = _yaml_as_words(parser, Path(words[0]).expanduser()) + words[1:]
     values = _read(parser, words)
-    defaults = {field.name: _default(field) for group in GROUPS.values() for field in dataclasses.fields(group)}
-    check_refused(values, defaults)
     if (values.get("do_eval") or values.get("do_predict")) and not values.get("do_train"):
         values = saved_arguments(values) | values
-    check_ranges(values)
+    check_ranges(values)  # those of a saved run among them
     settle(values)
     check_environment(values)
     arguments = _build(values)
@@ -84,7 +85,11 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
-    """What the words give, by name."""
+    """What the words give, by name.
+
+    Raises:
+        UserError: a word is unknown or ill-formed, or a value refused or out of range, whatever the others are.
+    """
     for word in words:
         if not word.startswith("-") and word.endswith((".yaml", ".yml")):
             raise UserError(
@@ -101,6 +106,8 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     for name in OBJECTS:
         if name in values:
             values[name] = _object(name, values[name])
+    check_refused(values, {field.name: _default(field) for field in dataclasses.fields(FreezeTrainingArguments)})
+    check_ranges(values)
     return values
 
 
@@ -147,7 +154,7 @@ def _yaml_as_words(parser: HfArgumentParser, path: Path) -> list[str]:
         if key not in known:
             raise UserError(f"{path}:{line}: unknown key {key!r}{hint(key, known)}")
         try:
-            found = list(yaml_words(known[key], value))
+            found = list(yaml_words(known[key], value, key in OBJECTS or key in REFUSED))
             _read(parser, found)
         except UserError as error:
             raise UserError(f"{path}:{line}: {error}") from None

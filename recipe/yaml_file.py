@@ -43,6 +43,8 @@ def yaml_items(path: Path) -> list[tuple[str, int, Any]]:
         raise UserError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {problem}") from error
     except RecursionError:
         raise UserError(f"{path}:1: not YAML: nested too deep") from None
+    except (ValueError, TypeError, AttributeError) as error:  # of a tag that its value does not fit, such as !!float x
+        raise UserError(f"{path}:1: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: 'flag: value' lines are expected, not a {type(values).__name__}")
     lines: dict[str, int] = {}
@@ -54,8 +56,11 @@ def yaml_items(path: Path) -> list[tuple[str, int, Any]]:
     return [(str(key), lines.get(str(key), 1), value) for key, value in values.items()]
 
 
-def yaml_words(action: Action, value: Any) -> Sequence[str]:
+def yaml_words(action: Action, value: Any, takes_object: bool) -> Sequence[str]:
     """The words that give a flag such a value.
+
+    Args:
+        takes_object: whether the flag takes a JSON object.
 
     Raises:
         UserError: it is a list or an object where the flag takes one value.
@@ -70,7 +75,10 @@ def yaml_words(action: Action, value: Any) -> Sequence[str]:
             raise UserError(f"{flag}: one value is expected, not a list of {len(value)}")
         return [flag, *value] if action.nargs == "+" else [f"{flag}={value[0]}"]
     if isinstance(value, dict):
+        if not takes_object or not all(isinstance(each, (str, type(None))) for each in (*value, *value.values())):
+            raise UserError(f"{flag}: {'single values' if takes_object else 'one value'} expected, not an object")
         return [f"{flag}={json.dumps(value, ensure_ascii=False)}"]
+    value = str(value)  # what a tag such as !!int has made of it
     if action.nargs == "+":
         return [flag, value]
     if action.type is string_to_bool:
