@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 import datasets
-from torch import Tensor, nn
+import torch
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
@@ -17,6 +17,8 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    enable_full_determinism,
+    set_seed,
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -27,13 +29,17 @@ from recipe.caching import cache_prefix
 from recipe.checkpointing import Checkpoint
 from recipe.data import Examples, iterate, iterate_batches
 from recipe.errors import UserError
+from recipe.failures import as_refusal
 from recipe.gpu import COMPILED, compile_tail, place
+from recipe.loss import mean_loss
 from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
+from recipe.preflight import preflight
 from recipe.progress import EpochLines, say
+from recipe.ranks import together
 from recipe.reporting import RunReport
-from recipe.resuming import same_prefix
-from recipe.tokens import SortedPairs, collate, read_tokens
+from recipe.resuming import same_prefix, total_steps
+from recipe.tokens import Example, SortedPairs, collate, read_tokens
 from recipe.trainer import FreezeTrainer
 
 
@@ -47,36 +53,42 @@ def build(
 ) -> FreezeTrainer:
     """The Trainer over the training split and, where there is one, the validation split.
 
-    It reads the prefix cache where there is to be one, with the model's prefix parked, else the tokens.
+    It reads the prefix cache where there is to be one, with the model's prefix parked, else the tokens. All that
+    can be refused is built before anything is encoded.
+
+    Raises:
+        UserError: what the arguments ask for cannot be built, or not be gone on with.
     """
+    args = arguments.training
+    unread = SortedPairs(torch.empty(0), _unread) if len(splits) > 1 else None
+    plain = train_batches(splits[0], arguments)
+    trainer = together(args, lambda: build_trainer(args, model, tokenizer, plain, unread))
+    together(args, lambda: preflight(trainer, total_steps(arguments, splits[0].rows)))
     start = time.perf_counter()
     before = checkpoint.manifest["prefix"] if checkpoint else None
     cached = cache_prefix(model, splits, arguments, before)
     report.encode_seconds = time.perf_counter() - start
     prefix = describe_prefix(cached)
     whole = cached is not None and all(each.whole for each in cached)
-    if arguments.training.compile_tail != "off" and not whole:
-        say(
-            arguments.training,
-            "note: --compile_tail compiles nothing, since not all batches come from the prefix cache",
-        )
+    if args.compile_tail != "off" and not whole:
+        say(args, "note: --compile_tail compiles nothing, since not all batches come from the prefix cache")
     if cached:
         if whole:
             model.park_prefix()
-            caches = place([each.cache for each in cached], arguments.training)
+            caches = place([each.cache for each in cached], args)
             cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
-            compile_tail(model, caches[0], arguments.training, before)
+            compile_tail(model, caches[0], args, before)
             prefix += COMPILED if model.compiled_tail else ""
-        train_data = cached_batches(cached[0], arguments)
-        eval_data = cached[1].sorted_pairs() if len(cached) > 1 else None
+        trainer.train_dataset = cached_batches(cached[0], arguments)
+        trainer.eval_dataset = cached[1].sorted_pairs() if len(cached) > 1 else None
     else:
-        train_data = train_batches(splits[0], arguments)
         for line in chain.from_iterable(map(describe_first_cut, splits)):
-            say(arguments.training, line)
-        eval_data = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
+            say(args, line)
+        trainer.eval_dataset = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
     if checkpoint is not None:
         same_prefix(checkpoint, prefix)
-    trainer = build_trainer(arguments.training, model, tokenizer, train_data, eval_data)
+    # what was encoded or measured meanwhile must not change what dropout draws
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
     trainer.run = {
         "identity": report.identity,
         "prefix": prefix,
@@ -84,6 +96,10 @@ def build(
         "frozen_prefix_depth": model.prefix_depth,
     }
     return trainer
+
+
+def _unread(index: int) -> Example:
+    raise IndexError(index)
 
 
 def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBatches:
@@ -126,30 +142,15 @@ def sorted_pairs(examples: Examples) -> SortedPairs:
 class EpochOrder(TrainerCallback):
     """Tells the batches which epoch begins; the Trainer's own way to them is lost when a resume skips batches."""
 
-    def __init__(self, batches: TrainBatches) -> None:
-        self.batches = batches
+    def __init__(self, trainer: FreezeTrainer) -> None:
+        self.trainer = trainer
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Also how many micro-batches of it a resume passes by."""
-        steps = math.ceil(len(self.batches) / args.gradient_accumulation_steps)
+        batches = self.trainer.train_dataset
+        steps = math.ceil(len(batches) / args.gradient_accumulation_steps)
         epoch, passed = divmod(state.global_step, steps)
-        self.batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
-
-
-def mean_loss(label_smoothing: float) -> Callable[..., Tensor]:
-    """The Trainer's compute_loss_func: cross-entropy summed over a micro-batch, over the examples of the whole step.
-
-    A mean of each micro-batch would weigh a short last one too much; and whether the Trainer divides by the
-    accumulation steps is guessed from the model's signature (transformers#47688).
-    """
-
-    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """The micro-batch's share of the step's mean."""
-        logits = outputs["logits"].float()
-        total = nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
-        return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-
-    return loss
+        batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
 
 
 def check_sharding(environment: Mapping[str, str]) -> None:
@@ -172,22 +173,23 @@ def build_trainer(
 ) -> FreezeTrainer:
     """A FreezeTrainer with this recipe's loss, collator, metrics and progress lines."""
     check_sharding(os.environ)
-    trainer = FreezeTrainer(
-        model=model,
-        args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
-        compute_metrics=compute_metrics,
-        compute_loss_func=mean_loss(args.label_smoothing_factor),
-    )
+    with as_refusal(args):
+        trainer = FreezeTrainer(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            data_collator=partial(collate, pad_token_id=tokenizer.pad_token_id),
+            compute_metrics=compute_metrics,
+            compute_loss_func=mean_loss(args.label_smoothing_factor),
+        )
     if trainer.accelerator.ddp_handler is not None:
         trainer.accelerator.ddp_handler.gradient_as_bucket_view = True  # no second copy of the gradients
     trainer.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
     trainer.add_callback(EpochLines())
     if train_dataset is not None:
-        trainer.add_callback(EpochOrder(train_dataset))
+        trainer.add_callback(EpochOrder(trainer))
     if args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
     return trainer

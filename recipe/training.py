@@ -16,6 +16,7 @@ from recipe.cached_split import TokenizedSplit
 from recipe.checkpointing import Checkpoint
 from recipe.data import Split, iterate, open_split, require_split, tokenize
 from recipe.errors import RunError, UserError
+from recipe.failures import in_one_line
 from recipe.finishing import finish
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
@@ -128,8 +129,10 @@ def _run(trainer: FreezeTrainer, request: StopRequest, checkpoint: Checkpoint | 
         say(trainer.args, f"going on from step {checkpoint.step}: {checkpoint.folder}")
     trainer.add_callback(SaveAndStop(request))
     request.deferred = True
+    first = checkpoint.step if checkpoint else 0
     try:
-        return trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        with in_one_line(trainer.args, begun=lambda: trainer.state.global_step > first):
+            return trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
     except BaseException:
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # takes the bar away
         raise

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipe.errors import UserError
+from recipe.manifest import begin
 from recipe.outputs import check_output, missing_files
 from recipe.training import train
 
@@ -31,13 +32,17 @@ def test_what_runs_left_is_no_stranger(tmp_path):
     for name, content in [
         ("run.json", {"identity": {}, "model_sha256": ""}),
         ("config.json", {"model_type": "bert_pairwise_cls"}),
-        ("checkpoint-3/manifest.json", {}),
     ]:
-        folder = tmp_path / name.replace("/", "-")
-        (folder / name).parent.mkdir(parents=True)
+        folder = tmp_path / name
+        folder.mkdir()
         (folder / name).write_text(json.dumps(content))
         (folder / "README.md").write_text("a card")
         check_output(folder, "a/base")
+    folder = tmp_path / "stopped"
+    (folder / "checkpoint-3").mkdir(parents=True)
+    (folder / "README.md").write_text("a card")
+    begin(folder / "checkpoint-3")
+    check_output(folder, "a/base")
     check_output(tmp_path / "new", "a/base")
 
 
