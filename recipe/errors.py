@@ -54,7 +54,7 @@ def exit_on_error(main: Callable[[], None]) -> None:
 
     It is also where the standard streams are made fit to be used, and where a launcher that is gone is forgotten.
 
-    2 for a UserError, 1 for a RunError or Damaged, 128 and the signal's number for a signal (130 Ctrl-C, 143 SIGTERM).
+    2 for a UserError, 1 for a RunError, Damaged or OSError, 128 and the signal's number for a signal (130 for Ctrl-C).
     """
     open_streams()
     forget_incomplete(os.environ)
@@ -72,6 +72,8 @@ def exit_on_error(main: Callable[[], None]) -> None:
     except (OutputLost, BrokenPipeError) as error:
         lost = error if isinstance(error, OutputLost) else OutputLost(error)
         _exit(str(lost), lost.status, "RANK")
+    except OSError as error:  # a disk that is full, a folder that is read-only or gone
+        _exit(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1)
 
 
 def _exit(message: str, status: int, told_by: str = "") -> None:

@@ -6,7 +6,6 @@ python -m recipe.export --model_name_or_path outputs/freeze
 import contextlib
 import io
 import logging
-import shutil
 import sys
 import time
 import warnings
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
 from recipe.data import iterate_batches, require_split, tokenize
-from recipe.durable import publish
+from recipe.durable import locked, publish, staging_folder
 from recipe.errors import RunError, UserError, exit_on_error
 from recipe.modeling import BertForPairwiseCLS
 from recipe.parsing import parse
@@ -70,18 +69,12 @@ def export(arguments: RecipeArguments) -> Agreement:
     check_labels(model, split, arguments.model.model_name_or_path)
     batches = list(_batches(arguments, tokenizer, split.pairs.take(min(PAIRS, split.rows))))
     folder = Path(args.output_dir or ".") / "onnx"
-    staging = folder.with_name(".onnx")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with locked(folder), staging_folder(folder) as staging:
         _write_onnx(model, staging / ONNX)
         agreement = _check(model, staging / ONNX, batches)
         model.config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        folder.mkdir(exist_ok=True)
         publish(staging, folder, last=(ONNX,))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     size = (folder / ONNX).stat().st_size / 1e6
     say(args, f"onnx            {folder / ONNX}, {size:,.1f} MB; batch and length are free")
     say(args, f"checked         {agreement.pairs:,} pairs of {split.source}: logits within {agreement.difference:.1e}")

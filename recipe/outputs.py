@@ -1,5 +1,6 @@
 """The files of a finished run in output_dir: put there whole, looked after, and never over somebody else's."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from recipe.checkpointing import checkpoint_folders
-from recipe.durable import TEMPORARY, publish, staging_folder
+from recipe.durable import TEMPORARY, publish, remove_temporary, staging_folder
 from recipe.errors import Damaged, UserError
 from recipe.json_files import read_json
-from recipe.manifest import MANIFEST, STATE
+from recipe.manifest import MANIFEST, STATE, remove_checkpoint
 from recipe.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
 from recipe.resuming import REPORT
 
@@ -102,3 +103,16 @@ def _is_good(path: Path) -> bool:
         return path.is_file() and os.path.getsize(path) > 0
     except (OSError, ValueError, RecursionError):
         return False
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a run's files and checkpoints, and its folder, unless something else lies in it or it is a link."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for checkpoint in checkpoint_folders(folder):
+        remove_checkpoint(checkpoint)
+    remove_temporary(folder)
+    for name in NAMES:
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

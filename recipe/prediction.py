@@ -18,7 +18,7 @@ from recipe.base_model import open_base, readable_labels
 from recipe.batching import IGNORED_LABEL
 from recipe.building import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
-from recipe.durable import write_text
+from recipe.durable import locked, write_text
 from recipe.errors import UserError
 from recipe.loading import load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
@@ -111,6 +111,13 @@ def predict(arguments: RecipeArguments) -> None:
     Raises:
         UserError: the model or the data are not right.
     """
+    to_folder = arguments.data.test_file != "-" and arguments.training.process_index == 0
+    folder = Path(arguments.training.output_dir or ".")
+    with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
+        _predict(arguments, folder)
+
+
+def _predict(arguments: RecipeArguments, folder: Path) -> None:
     args = arguments.training
     model, tokenizer = load_fine_tuned(arguments)
     with _standard_input(arguments) as arguments:
@@ -124,8 +131,6 @@ def predict(arguments: RecipeArguments) -> None:
     if arguments.data.test_file and Path(arguments.data.test_file).name == STANDARD_INPUT:
         write_out(lines)
         return
-    folder = Path(args.output_dir or ".")
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PREDICTIONS, "".join(lines))
     told = "; ".join([split.source, *split.left_out(), *split.notes])
     say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} pairs of {told}")
@@ -148,6 +153,7 @@ def _submit(path: Path, split: Split, answers: Answers, ids: list[Any]) -> str:
 
 
 STANDARD_INPUT = "standard-input.jsonl"
+LOCK = ".predictions.lock"
 
 
 @contextlib.contextmanager

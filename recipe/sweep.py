@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import gc
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +21,22 @@ from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
 from recipe.depths import format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
-from recipe.errors import UserError, exit_on_error
+from recipe.errors import Damaged, Missing, UserError, exit_on_error
 from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
+from recipe.json_files import read_json
+from recipe.outputs import remove_run
 from recipe.parsing import parse
 from recipe.prefix_cache import WRITER
 from recipe.training import train
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
+SECONDS = {f"{part}_seconds": float for part in ("encode", "train", "total")}
+DATA = {str: (str, None)}
+POINT = {"depth": int, "seed": int, "accuracy": float, "trainable": int, **SECONDS}
+RECORD = {"settings": dict, "data": (DATA, None), "majority": (float, None), "caches": [str], "points": [POINT]}
+RUN = {"trainable_parameters": int, "identity": {"data": DATA}, **SECONDS}
+SCORES = {"eval_accuracy?": float, "eval_majority_baseline?": float}
 
 
 def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], tolerance: float) -> str:
@@ -55,10 +62,12 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
         record = _open_record(folder / RESULTS, base)
         total = len(chosen) * len(seeds)
         for number, (depth, seed) in enumerate(((depth, seed) for depth in chosen for seed in seeds), 1):
+            place = folder / f"depth-{depth}-seed-{seed}"
             if not _find(record, depth, seed):
-                record["points"].append(_train_point(words, folder, record, depth, seed))
+                record["points"].append(_train_point(words, place, record, depth, seed))
                 write_json(folder / RESULTS, record)
                 _drop_shallower(Path(base.cache.prefix_cache_dir), record["caches"], depth)
+            remove_run(place)  # only now: a kill before loses no point
             point = _find(record, depth, seed)[0]
             print(
                 f"{number:>3} of {total}  depth {depth:>2}  seed {seed}  accuracy {point['accuracy']:.2f}", flush=True
@@ -78,11 +87,11 @@ def _open_record(path: Path, base: RecipeArguments) -> dict[str, Any]:
     settings["model_name_or_path"] = base.model.model_name_or_path
     settings.pop("training.seed")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = read_json(path, RECORD)
+    except Missing:
         return {"settings": settings, "data": None, "majority": None, "caches": [], "points": []}
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON; remove it, or name another --output_dir") from error
+    except Damaged as damage:
+        raise UserError(f"{damage}; remove it, or name another --output_dir") from None
     different = [key for key in settings if record["settings"].get(key) != settings[key]]
     if different:
         old, new = record["settings"].get(different[0]), settings[different[0]]
@@ -97,34 +106,31 @@ def _find(record: dict[str, Any], depth: int, seed: int) -> list[dict[str, Any]]
     return [point for point in record["points"] if (point["depth"], point["seed"]) == (depth, seed)]
 
 
-def _train_point(words: list[str], folder: Path, record: dict[str, Any], depth: int, seed: int) -> dict[str, Any]:
-    """Train one point in a folder of its own, which is removed when its result is known."""
-    place = folder / f"depth-{depth}-seed-{seed}"
+def _train_point(words: list[str], place: Path, record: dict[str, Any], depth: int, seed: int) -> dict[str, Any]:
+    """Train one point in a folder of its own."""
     point = [f"--freeze_layers={layers_to_freeze(depth)}", f"--seed={seed}", f"--output_dir={place}"]
     arguments = parse([*words, *point, "--model_card=false", "--save_total_limit=1"])
     caches = Path(arguments.cache.prefix_cache_dir)
-    with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with open(place.parent / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         train(arguments)
     made = [path.name for path, _, manifest in list_caches(caches) if manifest and manifest.get("writer") == WRITER]
     record["caches"] += [name for name in made if name not in record["caches"]]
     result = _result(place)
     data = result.pop("data")
     if record["data"] not in (None, data):
-        raise UserError(f"{folder / RESULTS}: was begun with other data; name another --output_dir")
+        raise UserError(f"{place.parent / RESULTS}: was begun with other data; name another --output_dir")
     record["data"], record["majority"] = data, result.pop("majority")
-    shutil.rmtree(place)
     return {"depth": depth, "seed": seed, **result}
 
 
 def _result(place: Path) -> dict[str, Any]:
     """What a finished run left behind, be it finished now or before a kill."""
-    run = json.loads((place / "run.json").read_text(encoding="utf-8"))
-    scores = json.loads((place / "all_results.json").read_text(encoding="utf-8"))
+    run, scores = read_json(place / "run.json", RUN), read_json(place / "all_results.json", SCORES)
     if "eval_accuracy" not in scores:
         raise UserError("--eval_strategy no: a sweep compares accuracies; epoch or steps is expected")
     return {
         "accuracy": round(100 * scores["eval_accuracy"], 4),
-        "majority": 100 * scores["eval_majority_baseline"],
+        "majority": 100 * scores.get("eval_majority_baseline", 0),
         "trainable": run["trainable_parameters"],
         "encode_seconds": run["encode_seconds"],
         "train_seconds": run["train_seconds"],

@@ -6,27 +6,45 @@ python -m recipe.whole_model outputs/freeze/checkpoint-1073 FOLDER
 import argparse
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from recipe.arguments import ModelArguments
 from recipe.base_model import name_labels, open_base
-from recipe.errors import Damaged, UserError, exit_on_error
+from recipe.durable import whole_folder
+from recipe.errors import Damaged, RunError, UserError, exit_on_error
+from recipe.json_files import misfit
 from recipe.loading import load_model, load_tokenizer
-from recipe.manifest import Checkpoint, open_checkpoint
+from recipe.manifest import MANIFEST, Checkpoint, open_checkpoint
 from recipe.modeling import BertForPairwiseCLS
+from recipe.text import one_line
 from recipe.weights import fingerprint, load_trainable
+
+RECORDED = {  # what a run's checkpoint tells of its model
+    "identity": {
+        "arguments": {"model.dtype": str, "model.attn_implementation": str, "model.dropout": (float, None)},
+        "labels": [str],
+        "weights": {"frozen": str},
+    },
+    "base_model": str,
+    "frozen_prefix_depth": (int, None),
+}
 
 
 def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None = None) -> BertForPairwiseCLS:
-    """The model as it was at that step, written to `folder`, which must not hold one.
+    """The model as it was at that step, written to `folder`, which is empty or new: whole, or not at all.
 
     Args:
         model_name_or_path: where the weights that the run began with are now; by default where they were then.
 
     Raises:
-        UserError: those weights are others, or are not there.
+        UserError: those weights are others, or are not there, or something is in `folder`.
+        RunError: the disk is full. Nothing is written then.
     """
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder}: there is a model in it; an empty folder, or a new one, is expected")
+    _check_empty(folder)
     manifest = checkpoint.manifest
+    problem = misfit(manifest, RECORDED)
+    if problem:
+        raise UserError(f"{checkpoint.folder / MANIFEST}: {problem}; a checkpoint-N folder of a run is expected")
     given = {name.removeprefix("model."): value for name, value in manifest["identity"]["arguments"].items()}
     args = ModelArguments(
         model_name_or_path or manifest["base_model"], given["dtype"], given["attn_implementation"], given["dropout"]
@@ -41,10 +59,28 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
     if fingerprint(model, trained=False) != manifest["identity"]["weights"]["frozen"]:
         raise UserError(f"{args.model_name_or_path}: not the weights that {checkpoint.folder} was trained on top of")
     load_trainable(model, checkpoint.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        with whole_folder(folder) as staging:
+            model.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+    except (OSError, SafetensorError) as error:
+        _check_empty(folder)  # another process was first
+        raise RunError(f"{folder}: the model cannot be written: {one_line(error)}; nothing of it is there") from error
     return model
+
+
+def _check_empty(folder: Path) -> None:
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; an empty folder, or a new one, is expected") from error
+    if found:
+        what = (
+            "there is a model in it" if {"config.json", "model.safetensors"} <= set(found) else f"{found[0]} is in it"
+        )
+        raise UserError(f"{folder}: {what}; an empty folder, or a new one, is expected")
 
 
 def main() -> None:

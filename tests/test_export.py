@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from recipe import export as export_module
-from recipe.errors import RunError
+from recipe.durable import locked
+from recipe.errors import RunError, UserError
 from recipe.export import INPUTS, export
 from recipe.parsing import parse
+from recipe.prediction import predict
 from recipe.training import train
 
 
@@ -30,4 +32,9 @@ def test_onnx_answers_as_the_model_does_in_any_shape(arguments, tmp_path, monkey
     with pytest.raises(RunError, match="a logit differs by"):
         export(parse(["--do_eval", f"--model_name_or_path={run}", "--use_cpu"]))
     assert (run / "onnx" / "model.onnx").read_bytes() == before
-    assert not (run / ".onnx").exists()
+    assert not list(run.rglob(".*"))
+    with locked(run / "onnx"), pytest.raises(UserError, match=r"onnx: another run writes there"):
+        export(parse(["--do_eval", f"--model_name_or_path={run}", "--use_cpu"]))
+    with locked(run, name=".predictions.lock"), pytest.raises(UserError, match=r"run: another run writes there"):
+        predict(parse(["--do_predict", f"--model_name_or_path={run}", "--use_cpu"]))
+    assert (run / "onnx" / "model.onnx").read_bytes() == before

@@ -6,6 +6,7 @@ from recipe import sweep as sweep_module
 from recipe.caches import list_caches
 from recipe.depths import Depth, half_width, layers_to_freeze, recommend
 from recipe.errors import UserError
+from recipe.outputs import remove_run
 from recipe.sweep import sweep
 
 
@@ -51,6 +52,30 @@ def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monke
     assert len(trained) == 7
     with pytest.raises(UserError, match=r"--learning_rate 0.01: .*sweep.json was begun with 0.0001"):
         sweep([*words, "--learning_rate=0.01"], [0], [1], 0.5)
+
+
+def test_what_a_sweep_wrote_is_read_as_it_was_written_or_refused(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "train", lambda arguments: pytest.fail("a point was trained"))
+    point = {"depth": 0, "seed": 1, "accuracy": 50.0, "trainable": 9, "encode_seconds": 0, "train_seconds": 1}
+    record = {"settings": {}, "data": None, "majority": 50.0, "caches": [], "points": [{**point, "total_seconds": 1}]}
+    (tmp_path / "sweep").mkdir()
+    for content in ([], {**record, "points": [point]}, {**record, "settings": []}, {**record, "majority": "50"}):
+        (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=r"sweep.json: .*; remove it, or name another --output_dir"):
+            sweep(words, [0], [1], 0.5)
+
+
+def test_a_points_folder_keeps_what_is_not_the_runs(tmp_path):
+    place, linked = tmp_path / "depth-0-seed-1", tmp_path / "depth-0-seed-2"
+    place.mkdir()
+    for name in ("run.json", "model.safetensors", "notes.txt"):
+        (place / name).touch()
+    linked.symlink_to(place)
+    remove_run(linked)
+    assert len(list(place.iterdir())) == 3
+    remove_run(place)
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+    remove_run(tmp_path / "none")
 
 
 def test_a_depth_that_the_model_does_not_have(words, tmp_path):

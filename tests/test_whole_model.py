@@ -1,12 +1,15 @@
 import shutil
+import stat
 import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.manifest import open_checkpoint
+from recipe.modeling import BertForPairwiseCLS
 from recipe.training import train
 from recipe.whole_model import main, rebuild
 from tests.kill_points import outcome
@@ -41,3 +44,34 @@ def test_other_base_weights_are_refused(arguments, tmp_path, tiny_model):
     rebuild(checkpoint, tmp_path / "out", str(tmp_path / "other"))
     with pytest.raises(UserError, match="there is a model in it"):
         rebuild(checkpoint, tmp_path / "out")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "config.json").write_text("mine")
+    with pytest.raises(UserError, match=r"config.json is in it; an empty folder, or a new one"):
+        rebuild(checkpoint, tmp_path / "notes")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert modes == {stat.S_IMODE((tmp_path / "run" / "run.json").stat().st_mode)}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").iterdir() if path.is_file()} == modes
+
+
+def test_a_merge_without_room_leaves_nothing_and_says_so(arguments, tmp_path, monkeypatch):
+    train(arguments("--prefix_cache=off"))
+    checkpoint = open_checkpoint(tmp_path / "run" / "checkpoint-9")
+    out, real = tmp_path / "out", BertForPairwiseCLS.save_pretrained
+
+    def full(self, folder, **kwargs):
+        real(self, folder, **kwargs)
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(BertForPairwiseCLS, "save_pretrained", full)
+    with pytest.raises(
+        RunError, match=rf"{out}: the model cannot be written: .*No space left.*; nothing of it is there"
+    ):
+        rebuild(checkpoint, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    monkeypatch.undo()
+    rebuild(checkpoint, out)
+    assert outcome_files(out) >= {"config.json", "model.safetensors", "modeling.py", "tokenizer.json"}
+
+
+def outcome_files(folder):
+    return {path.name for path in folder.iterdir()}
