@@ -4,7 +4,6 @@ python -m recipe.caches list
 python -m recipe.caches prune --older_than_days 30
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from recipe.arguments import DEFAULT_CACHE_DIR
 from recipe.cache_folder import MANIFEST, is_ours, remove_cache, remove_orphans, unfinished_folders
-from recipe.errors import Damaged, UserError, exit_on_error
+from recipe.errors import Damaged, OneLineParser, UserError, exit_on_error
 from recipe.json_files import read_json
 from recipe.prefix_cache import SHAPE
 
@@ -51,7 +50,7 @@ def prune(directory: Path, older_than_days: float) -> tuple[int, int]:
 
 def main() -> None:
     """List or prune caches from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m recipe.caches", description="List or remove prefix caches.")
+    parser = OneLineParser(prog="python -m recipe.caches", description="List or remove prefix caches.")
     parser.add_argument("action", choices=["list", "prune"])
     parser.add_argument("--prefix_cache_dir", type=Path, default=Path(DEFAULT_CACHE_DIR))
     parser.add_argument("--older_than_days", type=float, default=0, help="prune only what was not used for so long")

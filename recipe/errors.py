@@ -1,11 +1,13 @@
 """How a run ends other than well: what a user can mend, what no run can go on from, and a signal."""
 
+import argparse
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from recipe.launcher import forget_incomplete
 from recipe.streams import OutputLost, may_be_lost, open_streams, write_out
@@ -39,6 +41,19 @@ class Damaged(Exception):
 
 class Missing(Damaged):
     """One that is not there."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose errors are UserErrors, without the usage before them, and to which -1e-4 is a number."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # by itself, in Python 3.11, it takes -1e-4 and -inf for flags; there is no public way to say otherwise
+        self._negative_number_matcher = re.compile(r"^-(\.?\d|inf|nan)", re.IGNORECASE)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it."""
+        raise UserError(re.sub(r"^argument (--\w+)(/--[\w-]+)?", r"\1", " ".join(message.split())))
 
 
 class Stopped(KeyboardInterrupt):

@@ -3,18 +3,17 @@
 import dataclasses
 import json
 import os
-import re
 from argparse import Action, Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from recipe.arguments import RecipeArguments
 from recipe.checking import check_combinations, check_environment, settle, trains
-from recipe.errors import UserError
+from recipe.errors import OneLineParser, UserError
 from recipe.ranges import check_ranges
 from recipe.renamed import hint
 from recipe.saved_run import saved_arguments
@@ -31,14 +30,8 @@ OBJECTS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_c
 _NOT_GIVEN = object()
 
 
-class _Parser(HfArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # argparse of Python 3.11 takes -1e-4, -.5e3 and -inf for flags; it has no public way to say otherwise
-        self._negative_number_matcher = re.compile(r"^-(\.?\d|inf|nan)", re.IGNORECASE)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(re.sub(r"^argument (--\w+)(/--[\w-]+)?", r"\1", " ".join(message.split())))
+class _Parser(OneLineParser, HfArgumentParser):
+    """One flag for each field of the dataclasses."""
 
 
 def build_parser() -> HfArgumentParser:

@@ -6,7 +6,6 @@ Depths are taken from shallow to deep, so that each prefix cache goes on from th
 Each point is an ordinary run; a stopped sweep goes on where it was, and no point is trained twice.
 """
 
-import argparse
 import contextlib
 import gc
 import json
@@ -21,13 +20,14 @@ from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
 from recipe.depths import format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
-from recipe.errors import Damaged, Missing, UserError, exit_on_error
+from recipe.errors import Damaged, Missing, OneLineParser, UserError, exit_on_error
 from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
 from recipe.json_files import read_json
 from recipe.outputs import remove_run
 from recipe.parsing import parse
 from recipe.prefix_cache import WRITER
+from recipe.ranges import check_ranges
 from recipe.training import train
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
@@ -50,6 +50,10 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
     Raises:
         UserError: the model has no such depth, or output_dir holds a sweep with other arguments.
     """
+    for seed in seeds:
+        check_ranges({"seed": seed})
+    if not 0 <= tolerance <= 100:
+        raise UserError(f"--tolerance {tolerance:g}: points of accuracy, 0 to 100, are expected")
     base = parse(words)
     layers = open_base(base.model).config.num_hidden_layers
     chosen = sorted(set(range(layers + 1) if depths is None else depths))
@@ -149,7 +153,7 @@ def _drop_shallower(directory: Path, made: list[str], depth: int) -> None:
 
 def main() -> None:
     """A sweep from the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m recipe.sweep",
         description="Accuracy against depth. Other flags are those of run_freeze.py.",
         allow_abbrev=False,

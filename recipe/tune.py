@@ -6,7 +6,6 @@ It is the Trainer's own hyperparameter_search with Optuna (extra `tune`). The st
 search goes on from it; a trial that falls behind the others is pruned after an epoch. The best settings become a YAML.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -20,7 +19,7 @@ from torch import nn
 from recipe.arguments import RecipeArguments
 from recipe.building import build
 from recipe.durable import locked, write_text
-from recipe.errors import UserError, exit_on_error
+from recipe.errors import OneLineParser, UserError, exit_on_error
 from recipe.identity import given_arguments
 from recipe.parsing import parse
 from recipe.progress import say
@@ -49,6 +48,8 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     Raises:
         UserError: Optuna is missing, there is no validation split, or the study is of other arguments.
     """
+    if trials < 1:
+        raise UserError(f"--trials {trials}: a whole number of at least 1 is expected")
     optuna = _optuna()
     arguments = parse([*words, "--save_strategy=no", "--load_best_model_at_end=false", "--model_card=false"])
     args = arguments.training
@@ -142,7 +143,7 @@ def best_yaml(words: list[str], study: Any) -> str:
 
 def main() -> None:
     """A search from the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m recipe.tune",
         description="Search for the best settings. Other flags are those of run_freeze.py.",
         allow_abbrev=False,

@@ -3,7 +3,6 @@
 python -m recipe.whole_model outputs/freeze/checkpoint-1073 FOLDER
 """
 
-import argparse
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from recipe.arguments import ModelArguments
 from recipe.base_model import name_labels, open_base
 from recipe.durable import whole_folder
-from recipe.errors import Damaged, RunError, UserError, exit_on_error
+from recipe.errors import Damaged, OneLineParser, RunError, UserError, exit_on_error
 from recipe.json_files import misfit
 from recipe.loading import load_model, load_tokenizer
 from recipe.manifest import MANIFEST, Checkpoint, open_checkpoint
@@ -85,9 +84,7 @@ def _check_empty(folder: Path) -> None:
 
 def main() -> None:
     """Rebuild a model from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipe.whole_model", description="Make a whole model of a checkpoint."
-    )
+    parser = OneLineParser(prog="python -m recipe.whole_model", description="Make a whole model of a checkpoint.")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint-N folder")
     parser.add_argument("folder", type=Path, help="where the model is written")
     parser.add_argument("--model_name_or_path", help="where the weights that the run began with are now")

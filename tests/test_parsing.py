@@ -1,3 +1,4 @@
+import importlib
 import os
 import subprocess
 import sys
@@ -224,3 +225,22 @@ def test_the_makefiles_runs_parse():
         arguments = parse([config])
         assert isinstance(arguments, RecipeArguments)
         assert arguments.freeze.freeze_layers == "0-9"
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [
+        ("sweep", "--seeds 42 -1", "--seed -1: a whole number from 0"),
+        ("sweep", "--tolerance nan", "--tolerance nan: points of accuracy"),
+        ("sweep", "--depths x", "--depths: invalid int value: 'x'"),
+        ("tune", "--trials 0", "--trials 0: a whole number of at least 1"),
+        ("caches", "nonsense", "argument action: invalid choice"),
+        ("caches", "prune --older_than_days -1e-3", "--older_than_days -0.001: "),
+        ("whole_model", "", "the following arguments are required: checkpoint, folder"),
+    ],
+)
+def test_the_other_commands_say_what_is_wrong_in_one_line(module, words, told, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [module, *words.split()])
+    with pytest.raises(UserError) as error:
+        importlib.import_module(f"recipe.{module}").main()
+    assert str(error.value).startswith(told)
