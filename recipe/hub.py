@@ -39,7 +39,9 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached_file: str | None
     if constants.HF_HUB_OFFLINE:
         if cached:
             return False
-        raise UserError(f"{flag} {repo_id}: HF_HUB_OFFLINE is set and there is no copy in the cache; {WAYS_OUT}")
+        told = "HF_HUB_OFFLINE is set and there is no copy in the cache"
+        told += " (a run with --no_streaming leaves one)" if repo_type == "dataset" else ""
+        raise UserError(f"{flag} {repo_id}: {told}; {WAYS_OUT}")
     try:
         patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT))
     except GatedRepoError as error:
@@ -111,6 +113,6 @@ def _reason(error: BaseException) -> str:
         told = f"{endpoint} does not take the token (status {status}), which may have expired"
         return f"{told}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
     if status == 429:
-        return f"{endpoint} is busy (status 429) and asks to wait longer than {PATIENCE:.0f} s; try again later"
+        return f"{endpoint} is busy (status 429), and still was when it was asked again; try later"
     reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
     return f"cannot be fetched from {endpoint} ({reason}); {WAYS_OUT}"

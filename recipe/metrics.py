@@ -1,5 +1,6 @@
 """Accuracy and its company, offline: scikit-learn behind evaluate's interface, SciPy for intervals and tests."""
 
+import tempfile
 from typing import Any
 
 import datasets
@@ -46,7 +47,9 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """
     logits, labels = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
     probabilities, predictions = softmax(logits, axis=-1), logits.argmax(-1)
-    scores = Accuracy(keep_in_memory=True).compute(predictions=predictions, references=labels)
+    with tempfile.TemporaryDirectory() as folder:  # evaluate makes one all the same, in HOME by itself
+        accuracy = Accuracy(keep_in_memory=True, cache_dir=folder)
+        scores = accuracy.compute(predictions=predictions, references=labels)
     losses = -np.take_along_axis(log_softmax(logits, axis=-1), labels[:, None], axis=-1)
     average = "binary" if logits.shape[1] == 2 else "macro"
     scores |= {"majority_baseline": majority_baseline(labels), "loss": float(losses.mean())}

@@ -11,7 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 COMMIT = "a" * 40
-FAULTS = {"left": 0}  # how many of the next answers with a Parquet file's bytes break off in the middle
+# How many of the next answers with a Parquet file's bytes break off in the middle; how many of the next answers, behind
+# the first `free`, are that the Hub is busy; and a token that is taken for expired.
+FAULTS = {"left": 0, "busy": 0, "free": 0, "expired": None}
 
 
 def etag(path):
@@ -56,6 +58,18 @@ def hub(repositories: dict[str, Path]):
         def missing(self):
             self.give(404, b"{}", X_Error_Code="EntryNotFound")
 
+        def refused(self):
+            """Whether the request has been answered by what a Hub answers that has nothing against the path."""
+            if FAULTS["expired"] and self.headers.get("Authorization") == f"Bearer {FAULTS['expired']}":
+                self.give(401, b"{}", X_Error_Message="Invalid credentials in Authorization header")
+                return True
+            FAULTS["free"] -= 1
+            if FAULTS["free"] >= 0 or not FAULTS["busy"]:
+                return False
+            FAULTS["busy"] -= 1
+            self.give(429, b"{}", Retry_After=0)
+            return True
+
         def do_POST(self):
             wanted = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             found = re.match(r"/api/(\w+/[^/]+/[^/]+)/paths-info/", self.path)
@@ -63,6 +77,8 @@ def hub(repositories: dict[str, Path]):
             self.give(200, json.dumps([row for row in listed if row["path"] in unquote(wanted)]).encode())
 
         def do_GET(self):
+            if self.refused():
+                return None
             path = unquote(urlparse(self.path).path)
             api = re.match(r"/api/(\w+/[^/]+/[^/]+)(/revision/[^/]+|/tree/[^/]+(?:/(.*))?)?$", path)
             if api and api[1] in repositories:

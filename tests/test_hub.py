@@ -6,8 +6,11 @@ from pathlib import Path
 
 import datasets
 import pytest
+from datasets.iterable_dataset import ExamplesIterable
 
-from recipe.errors import UserError
+from recipe.arguments import DataArguments
+from recipe.data import iterate, open_split
+from recipe.errors import RunError, UserError
 from recipe.hub import require_hub
 from tests.conftest import make_pairs
 from tests.hub_server import FAULTS, hub
@@ -62,7 +65,9 @@ def run(endpoint, tmp_path, *words):
 
 
 @pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
-def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(tiny_model, afqmc, tmp_path, reading):
+def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(
+    tiny_model, afqmc, tmp_path, monkeypatch, reading
+):
     FAULTS["left"] = 1
     published = publish(tiny_model, tmp_path / "published", "bert-base-chinese")
     with hub({"models/google-bert/bert-base-chinese": published, "datasets/clue/clue": afqmc}) as endpoint:
@@ -73,6 +78,68 @@ def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(tiny_
     assert "train: 48 pairs from clue/clue afqmc train" in done.stdout
     results = json.loads((tmp_path / "outputs" / "freeze" / "all_results.json").read_text())
     assert results["epoch"] in (1.0, 2.0)
+    if reading == "--no_streaming":
+        without_the_hub(monkeypatch, tmp_path)
+
+
+def without_the_hub(monkeypatch, tmp_path):
+    """What --no_streaming has prepared does where HF_HUB_OFFLINE is set, or nobody answers, under either reading."""
+    known = json.loads((tmp_path / "outputs" / "freeze" / "run.json").read_text())["identity"]["data"]["train"]
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "home" / "datasets")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for offline, streaming in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        split = open_split(DataArguments(streaming=streaming), "train")
+        labels = [pair["label"] for pair in iterate(split.pairs)]
+        assert labels == [int(row["label"]) for row in make_pairs(48, 48)]
+        assert split.fingerprint == known  # so that a run begun with the Hub can be resumed without
+        assert [json.loads(pair["id"]) for pair in iterate(split.pairs)] == list(range(48))
+    (told,) = (tmp_path / "home" / "datasets").glob("clue___clue/afqmc/*/*/dataset_info.json")
+    told.write_text(told.read_text().replace('["0", "1"]', '["1", "0"]'))
+    split = open_split(DataArguments(), "train")  # the same ids under names in another order
+    assert split.label_names == ["1", "0"]
+    assert [pair["label"] for pair in iterate(split.pairs)] == labels
+    split = open_split(DataArguments(label_names=["0", "1"], max_train_samples=7), "train")
+    assert [pair["label"] for pair in iterate(split.pairs)] == [1 - label for label in labels[:7]]
+
+
+@pytest.fixture
+def small_hub(monkeypatch, tiny_model):
+    """A Hub that this process asks."""
+    with hub({"models/some/model": tiny_model}) as endpoint:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        yield
+    FAULTS.update(busy=0, free=0, expired=None)
+
+
+def test_a_busy_hub_is_asked_again(small_hub):
+    FAULTS["busy"] = 1
+    assert require_hub("--model_name_or_path", "some/model", "model")
+    assert FAULTS["busy"] == 0
+    FAULTS["busy"] = 99
+    with pytest.raises(UserError, match=r"is busy \(status 429\), and still was"):
+        require_hub("--model_name_or_path", "some/model", "model")
+
+
+def test_an_expired_token_is_named_and_no_mirror(small_hub, monkeypatch):
+    FAULTS["expired"] = "hf_old"
+    monkeypatch.setenv("HF_TOKEN", "hf_old")
+    with pytest.raises(UserError, match=r"does not take the token \(status 401\).*set HF_TOKEN") as error:
+        require_hub("--model_name_or_path", "some/model", "model")
+    assert "mirror" not in str(error.value)
+    assert not require_hub("--model_name_or_path", "some/model", "model", cached=True)
+
+
+def test_a_hub_that_is_gone_in_the_middle_ends_the_run_in_a_line():
+    def rows():
+        yield 0, {"sentence1": "a"}
+        raise ConnectionError("peer closed\nconnection")
+
+    examples = datasets.IterableDataset(ExamplesIterable(rows, {}))
+    with pytest.raises(RunError, match="cannot be read on from the Hub: peer closed connection; the same command"):
+        list(iterate(examples))
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])

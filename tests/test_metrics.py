@@ -121,3 +121,10 @@ def test_a_model_is_tested_against_the_majority_on_the_same_pairs():
     scores = score(np.eye(2)[answers], labels)
     assert scores["majority_p_value"] == pytest.approx(0.004077, abs=1e-6)
     assert score(np.eye(2)[np.zeros(100, dtype=int)], labels)["majority_p_value"] == 1.0
+
+
+def test_a_score_writes_nothing_into_home(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
+    logits = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert compute_metrics(EvalPrediction(logits, np.array([0, 0])))["accuracy"] == 0.5
