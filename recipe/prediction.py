@@ -24,6 +24,7 @@ from recipe.loading import load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.progress import quiet_libraries, say
+from recipe.signals import stop_requests
 from recipe.streams import write_out
 from recipe.submission import check_submission, submission_name, why_no_submission, write_submission
 from recipe.tokens import Example, SortedPairs, read_tokens
@@ -120,7 +121,7 @@ def predict(arguments: RecipeArguments) -> None:
 def _predict(arguments: RecipeArguments, folder: Path) -> None:
     args = arguments.training
     model, tokenizer = load_fine_tuned(arguments)
-    with _standard_input(arguments) as arguments:
+    with stop_requests(), _standard_input(arguments) as arguments:  # so that SIGTERM leaves no copy of the sentences
         split = require_split(arguments.data, arguments.data.eval_split or "test")
         check_labels(model, split, arguments.model.model_name_or_path)
         answers = answer(arguments, model, tokenizer, split)

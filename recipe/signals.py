@@ -1,10 +1,10 @@
-"""SIGTERM and Ctrl-C: before training they stop a run at once, in training after the step, with a checkpoint."""
+"""SIGTERM, SIGHUP and Ctrl-C: before training they stop a run at once, in training after the step and a checkpoint."""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from recipe.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -29,7 +29,7 @@ class StopRequest:
         self._owner = os.getpid()
 
     def __call__(self, signum: int, _: FrameType | None) -> None:
-        """Handle a signal. A worker process of a data loader, which inherits this, leaves Ctrl-C to its parent."""
+        """Handle a signal. A data loader's worker, which inherits this, leaves all but SIGTERM to its parent."""
         if os.getpid() != self._owner:
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
@@ -38,14 +38,17 @@ class StopRequest:
         if not self.deferred or (again and signum == signal.SIGINT):
             raise Stopped(signum, "interrupted")
         if not again and os.environ.get("RANK", "0") == "0":
-            os.write(sys.stderr.fileno(), b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
+            # a terminal, or the `tee` behind a pipe, may be gone by the same signal; that must not cost the checkpoint
+            with suppress(OSError, ValueError, AttributeError):
+                os.write(sys.stderr.fileno(), b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """A StopRequest that SIGTERM and SIGINT reach, until the end of the block."""
+    """A StopRequest that SIGTERM, SIGINT and SIGHUP reach, until the end of the block; nohup's SIGHUP stays ignored."""
     request = StopRequest()
-    before = {signum: signal.signal(signum, request) for signum in SIGNALS}
+    taken = [signum for signum in SIGNALS if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, request) for signum in taken}
     try:
         yield request
     finally:

@@ -23,6 +23,7 @@ from recipe.errors import OneLineParser, UserError, exit_on_error
 from recipe.identity import given_arguments
 from recipe.parsing import parse
 from recipe.progress import say
+from recipe.signals import stop_requests
 from recipe.training import prepare
 
 STUDY, BEST = "study.db", "best.yaml"
@@ -56,14 +57,16 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     if args.eval_strategy == "no":
         raise UserError("--eval_strategy no: a search compares accuracies; epoch is expected")
     folder = Path(args.output_dir or ".")
-    with locked(folder):
+    with locked(folder), stop_requests():
         made = prepare(arguments)
         trainer = build(arguments, made.model, made.tokenizer, made.tokenized, made.report)
         trainer.model_init = _first_weights(made.model)
         place = {"study_name": "freeze", "storage": f"sqlite:///{folder / STUDY}"}
         study = optuna.create_study(**place, direction="maximize", load_if_exists=True)
         _same_study(study, arguments, made.report.identity)
-        done = sum(trial.state.is_finished() for trial in study.trials)
+        done = sum(
+            trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials
+        )  # and not FAIL, as one that was stopped
         trainer.hyperparameter_search(
             hp_space=search_space,
             compute_objective=lambda metrics: metrics["eval_accuracy"],
