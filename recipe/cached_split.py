@@ -1,11 +1,14 @@
 """A split whose pairs are looked up in the prefix cache, as far as they are kept in it."""
 
+import multiprocessing
 from typing import NamedTuple
 
 from torch import Tensor
+from transformers import TrainingArguments
 
 from recipe.data import Examples, iterate_batches
 from recipe.prefix_cache import PrefixCache
+from recipe.progress import say
 from recipe.tokens import Example, SortedPairs, Tokens, describe_cut
 
 
@@ -71,3 +74,14 @@ def describe_prefix(cached: list[CachedSplit] | None) -> str:
     text = f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
     kept, pairs = [sum(numbers) for numbers in zip(*((each.kept, len(each.lengths)) for each in cached), strict=True)]
     return text if kept == pairs else f"{text}, {kept:,} of {pairs:,} pairs"
+
+
+def refuse_spawned_workers(args: TrainingArguments) -> None:
+    """Read a cache without workers where they would be spawned, as on macOS: no mapped tensor can be sent there."""
+    if args.dataloader_num_workers and multiprocessing.get_start_method() != "fork":
+        say(
+            args,
+            f"note: --dataloader_num_workers {args.dataloader_num_workers}: none are needed to read the cache here",
+        )
+        args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
+        args.dataloader_prefetch_factor = None

@@ -9,7 +9,7 @@ import torch
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_folder import STATES, remove_cache
 from recipe.cache_key import CacheKey, make_key
-from recipe.cached_split import CachedSplit, TokenizedSplit
+from recipe.cached_split import CachedSplit, TokenizedSplit, refuse_spawned_workers
 from recipe.encoding import encode, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
@@ -57,6 +57,7 @@ def cache_prefix(
     cached = []
     for split, held, head, key in zip(splits, tokens, heads, keys, strict=True):
         cached.append(CachedSplit(_open_or_encode(model, head, key, split.source, arguments), held, held.lengths.int()))
+    refuse_spawned_workers(args)
     return cached
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import sys
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +15,11 @@ from recipe.arithmetic import versions
 from recipe.durable import write_json
 from recipe.freezing import FreezePlan
 from recipe.text import shown
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -142,7 +146,9 @@ def _number(value: float | None) -> str:
 
 
 def peak_memory() -> int:
-    """The most resident memory this process has had, in bytes."""
+    """The most resident memory this process has had, in bytes; 0 where the system does not tell."""
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from recipe import gpu
+from recipe.cached_split import refuse_spawned_workers
+from recipe.encoding import batch_tokens, fast_dtype
 from recipe.prefix_cache import PrefixCache
 from recipe.training import train
 from tests.test_training import assert_close, history
@@ -108,3 +110,22 @@ def test_measuring_leaves_no_trace(arguments, tiny_model, cache):
     assert gpu._seconds(model, model.run_tail, torch.zeros(2, 8, 32), None, parsed.training) > 0
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 0)])
+def test_workers_that_would_be_spawned_are_not_used(monkeypatch, capsys, method, workers):
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
+    args = SimpleNamespace(dataloader_num_workers=2, dataloader_persistent_workers=True, process_index=0)
+    refuse_spawned_workers(args)
+    assert (args.dataloader_num_workers, args.dataloader_persistent_workers) == (workers, bool(workers))
+    assert ("--dataloader_num_workers 2" in capsys.readouterr().out) is not bool(workers)
+
+
+@pytest.mark.parametrize("kind", ["mps", "npu", "xpu"])
+def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
+    device = SimpleNamespace(type=kind)
+    assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
+    for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
+        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda: able)  # noqa: B023
+        monkeypatch.setattr(torch, kind, backend, raising=False)
+        assert fast_dtype(device) == name

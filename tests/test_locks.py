@@ -11,7 +11,8 @@ import pytest
 from recipe import locks
 from recipe.locks import lock
 
-POSIX_ONLY = {"fcntl", "resource", "termios", "pwd", "grp"}
+RECIPE = Path(locks.__file__).parent
+POSIX_ONLY = {"fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog"}
 
 
 def test_one_holds_it_and_several_share_it(tmp_path):
@@ -65,17 +66,23 @@ def test_where_there_are_no_locks_it_says_that_it_is_not_certain(tmp_path, monke
     assert not lock(tmp_path / "file", create=True).certain
 
 
-def test_only_this_module_imports_what_windows_lacks_and_can_do_without(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+@pytest.mark.parametrize("name", ["locks", "reporting"])
+def test_a_module_does_without_what_windows_lacks(monkeypatch, name):
+    for missing in POSIX_ONLY:
+        monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delattr(os, "register_at_fork")
-    spec = importlib.util.spec_from_file_location("locks_elsewhere", locks.__file__)
+    spec = importlib.util.spec_from_file_location(f"{name}_elsewhere", RECIPE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
     spec.loader.exec_module(module)
-    assert module.fcntl is None
+    assert not POSIX_ONLY & {getattr(value, "__name__", None) for value in vars(module).values()}
+
+
+def test_no_other_module_imports_it():
     importers = set()
-    for path in Path(locks.__file__).parent.glob("**/*.py"):
+    for path in RECIPE.glob("**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             importers |= {path.name} if POSIX_ONLY & set(names) else set()
-    assert importers == {"locks.py"}
+    assert importers == {"locks.py", "reporting.py"}
