@@ -7,7 +7,6 @@ search goes on from it; a trial that falls behind the others is pruned after an 
 """
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,17 @@ import torch
 import yaml
 from torch import nn
 
-from recipe.arguments import RecipeArguments
 from recipe.building import build
 from recipe.durable import locked, write_text
-from recipe.errors import OneLineParser, UserError, exit_on_error
-from recipe.identity import given_arguments
+from recipe.errors import OneLineParser, RunError, UserError, exit_on_error
 from recipe.parsing import parse
 from recipe.progress import say
 from recipe.signals import stop_requests
+from recipe.study import STUDY, keeping, open_study, require_optuna, trials_done
+from recipe.trainer import FreezeTrainer
 from recipe.training import prepare
 
-STUDY, BEST = "study.db", "best.yaml"
-SEARCHED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
+BEST = "best.yaml"
 
 
 def search_space(trial: Any) -> dict[str, Any]:
@@ -51,7 +49,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     """
     if trials < 1:
         raise UserError(f"--trials {trials}: a whole number of at least 1 is expected")
-    optuna = _optuna()
+    require_optuna()
     arguments = parse([*words, "--save_strategy=no", "--load_best_model_at_end=false", "--model_card=false"])
     args = arguments.training
     if args.eval_strategy == "no":
@@ -61,41 +59,41 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
         made = prepare(arguments)
         trainer = build(arguments, made.model, made.tokenizer, made.tokenized, made.report)
         trainer.model_init = _first_weights(made.model)
-        place = {"study_name": "freeze", "storage": f"sqlite:///{folder / STUDY}"}
-        study = optuna.create_study(**place, direction="maximize", load_if_exists=True)
-        _same_study(study, arguments, made.report.identity)
-        done = sum(
-            trial.state.name in ("COMPLETE", "PRUNED") for trial in study.trials
-        )  # and not FAIL, as one that was stopped
-        trainer.hyperparameter_search(
-            hp_space=search_space,
-            compute_objective=lambda metrics: metrics["eval_accuracy"],
-            n_trials=max(0, trials - done),
-            direction="maximize",
-            backend="optuna",
-            **place,
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=args.seed + done),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
-        )
-        study = optuna.load_study(**place)
-        write_text(folder / BEST, best_yaml(words, study))
-    pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
-    say(args, f"best accuracy   {study.best_value:.4f} in trial {study.best_trial.number} of {len(study.trials)}")
+        study = open_study(folder, arguments, made.report.identity)
+        with keeping(folder / STUDY):
+            _search(trainer, study, trials)
+            write_text(folder / BEST, best_yaml(words, study))
+            best, trial, tried = study.best_params, study.best_trial, study.trials
+    pruned = sum(each.state.name == "PRUNED" for each in tried)
+    say(args, f"best accuracy   {trial.value:.4f} in trial {trial.number} of {len(tried)}")
     say(args, f"pruned          {pruned}")
-    say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in study.best_params.items())}")
+    say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in best.items())}")
     say(args, "note            validation was searched on, so this accuracy flatters the settings")
     say(args, f"next            python run_freeze.py {folder / BEST}")
-    return study.best_params
+    return best
 
 
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("the search needs Optuna: pip install -c constraints.txt -e '.[tune]', or make tune") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
+def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
+    """Try until `trials` are done.
+
+    Raises:
+        RunError: none of them ran to its end.
+    """
+    optuna = require_optuna()
+    trainer.hyperparameter_search(
+        hp_space=search_space,
+        compute_objective=lambda metrics: metrics["eval_accuracy"],
+        n_trials=max(0, trials - trials_done(study)),
+        direction="maximize",
+        backend="optuna",
+        study_name=study.study_name,
+        storage=study._storage,
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
+    )
+    if not any(trial.state.name == "COMPLETE" for trial in study.trials):
+        raise RunError(f"{trainer.args.output_dir}/{STUDY}: no trial ran to its end, so there are no best settings")
 
 
 def _first_weights(model: nn.Module) -> Any:
@@ -111,21 +109,6 @@ def _first_weights(model: nn.Module) -> Any:
         return model
 
     return model_init
-
-
-def _same_study(study: Any, arguments: RecipeArguments, identity: dict[str, Any]) -> None:
-    """Trials of other data, weights or arguments are no trials of this search."""
-    given = given_arguments(arguments)
-    kept = {name: value for name, value in given.items() if name.split(".")[1] not in SEARCHED}
-    mine = json.loads(json.dumps([kept, identity["data"], identity["weights"]], default=str))
-    before = study.user_attrs.get("of")
-    if before is None:
-        study.set_user_attr("of", mine)
-    elif before != mine:
-        changed = next((name for name in mine[0] if mine[0][name] != before[0].get(name)), None)
-        what = f"--{changed.split('.')[1]}" if changed else "the data or the weights"
-        folder = arguments.training.output_dir
-        raise UserError(f"{folder}/{STUDY}: a search with another {what}; name another --output_dir, or remove it")
 
 
 def best_yaml(words: list[str], study: Any) -> str:

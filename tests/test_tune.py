@@ -1,10 +1,14 @@
+import shutil
+import sqlite3
+
 import optuna
 import pytest
 import yaml
 
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.parsing import parse
-from recipe.tune import SEARCHED, tune
+from recipe.study import SEARCHED, STUDY, keeping, open_study, trials_done
+from recipe.tune import tune
 
 
 def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir, tmp_path, capsys):
@@ -29,3 +33,97 @@ def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir,
     with pytest.raises(UserError, match=r"study.db: a search with another --seed"):
         tune([*words, "--seed=1"], 4)
     assert tune(words, 3) == best
+    with pytest.raises(UserError, match=r"--trials 0: a whole number of at least 1 is expected"):
+        tune(words, 0)
+
+
+IDENTITY = {"data": {"train": "a"}, "weights": {"frozen": "b"}, "config": {"hidden_act": "gelu"}, "labels": ["0", "1"]}
+IDENTITY |= {"tokenizer": "c", "tokenizer_options": {}}
+
+
+def test_a_killed_search_goes_on(arguments, tmp_path):
+    study = open_study(tmp_path, arguments(), IDENTITY)
+    for state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
+        study.tell(study.ask(), 0.5 if state.name == "COMPLETE" else None, state=state)
+    study.ask()  # killed in it
+    (tmp_path / f".staging.{'a1' * 16}.partial").mkdir()  # or where it had begun
+    again = open_study(tmp_path, arguments("--learning_rate=0.01"), IDENTITY)
+    assert [trial.state.name for trial in again.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+    assert trials_done(again) == 2  # neither a killed trial nor one that Ctrl-C stopped is done
+    assert [path.name for path in tmp_path.iterdir()] == [STUDY]
+    other = {**IDENTITY, "config": {"hidden_act": "relu"}}
+    with pytest.raises(UserError, match=r"study.db: a search with other data, weights or settings of the model"):
+        open_study(tmp_path, arguments(), other)
+
+
+def spoil_text(path):
+    path.write_text("no database")
+
+
+def spoil_half(path):
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def spoil_tables(path):
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE trials")
+
+
+def spoil_attributes(path):
+    with sqlite3.connect(path) as database:
+        database.execute("DROP TABLE study_user_attributes")
+
+
+def spoil_attribute(path):
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE study_user_attributes SET value_json = '[3]'")
+
+
+def spoil_study(path):
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE studies SET study_name = 'other'")
+
+
+def spoil_link(path):
+    shutil.move(path, path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def spoil_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+SPOILT = [spoil_text, spoil_half, spoil_attributes, spoil_attribute, spoil_study, spoil_link, spoil_folder]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_what_is_no_study_is_named_in_one_line_and_left_as_it_is(arguments, tmp_path, spoil):
+    open_study(tmp_path, arguments(), IDENTITY)
+    spoil(tmp_path / STUDY)
+    with pytest.raises(UserError, match=r"study.db: not a search that can be gone on with \(") as error:
+        open_study(tmp_path, arguments(), IDENTITY)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / STUDY).exists()
+
+
+def test_a_stopped_trial_prints_no_traceback(arguments, tmp_path, capfd):
+    def stopped(trial):
+        raise KeyboardInterrupt
+
+    study = open_study(tmp_path, arguments(), IDENTITY)
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(stopped)
+    assert trials_done(study) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_study_that_cannot_be_written_is_one_line(arguments, tmp_path):
+    study = open_study(tmp_path, arguments(), IDENTITY)
+    spoil_tables(tmp_path / STUDY)
+    with (
+        pytest.raises(RunError, match=r"study.db: cannot be written: no such table: trials; the same command goes on$"),
+        keeping(tmp_path / STUDY),
+    ):
+        study.ask()
