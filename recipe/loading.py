@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, ErnieModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from recipe.arguments import DataArguments
 from recipe.base_model import OURS, Base, reading
 from recipe.errors import UserError
 from recipe.modeling import BertForPairwiseCLS
@@ -170,3 +171,15 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
+
+
+def check_length(args: DataArguments, positions: int) -> None:
+    """Check that the model has a position for every token that a pair may have.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if args.max_length > positions:
+        raise UserError(
+            f"--max_length {args.max_length}: the model has {positions} positions; at most that is expected"
+        )

@@ -20,7 +20,7 @@ from recipe.building import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
 from recipe.durable import locked, write_text
 from recipe.errors import UserError
-from recipe.loading import load_fine_tuned_model, load_tokenizer
+from recipe.loading import check_length, load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.progress import quiet_libraries, say
@@ -55,12 +55,14 @@ def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, Pre
     """A model that this recipe saved, with its tokenizer.
 
     Raises:
-        UserError: it cannot be loaded, or has no classifier.
+        UserError: it cannot be loaded, has no classifier, or has fewer positions than --max_length.
     """
     quiet_libraries()
     set_seed(arguments.training.seed)
     base = open_base(arguments.model)
-    return load_fine_tuned_model(base), load_tokenizer(base)
+    model = load_fine_tuned_model(base)
+    check_length(arguments.data, base.config.max_position_embeddings)
+    return model, load_tokenizer(base)
 
 
 def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> None:

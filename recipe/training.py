@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from recipe.arguments import DEFAULT_MODEL, DataArguments, FreezeTrainingArguments, RecipeArguments
+from recipe.arguments import DEFAULT_MODEL, FreezeTrainingArguments, RecipeArguments
 from recipe.base_model import Base, name_labels, open_base
 from recipe.building import build
 from recipe.cached_split import TokenizedSplit
@@ -21,7 +21,7 @@ from recipe.finishing import finish
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.launcher import describe_processes
-from recipe.loading import load_model, load_tokenizer, vocabulary_note
+from recipe.loading import check_length, load_model, load_tokenizer, vocabulary_note
 from recipe.metrics import RANKING
 from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import check_output
@@ -72,7 +72,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     check_output(Path(args.output_dir or "."), arguments.model.model_name_or_path or DEFAULT_MODEL)
     base = open_base(arguments.model)
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
-    _check_length(arguments.data, base.config.max_position_embeddings)
+    check_length(arguments.data, base.config.max_position_embeddings)
     splits = _open_splits(arguments)
     continues = name_labels(base, splits[0].label_names)
     tokenizer, model = load_tokenizer(base), load_model(base, keep_classifier=continues)
@@ -181,13 +181,6 @@ def _check_metric(args: FreezeTrainingArguments, split: Split) -> None:
         raise UserError(
             f"--metric_for_best_model {args.metric_for_best_model}: {split.source} has no pair of label {missing[0]}, "
             "without which there is none; accuracy or loss is expected"
-        )
-
-
-def _check_length(args: DataArguments, positions: int) -> None:
-    if args.max_length > positions:
-        raise UserError(
-            f"--max_length {args.max_length}: the model has {positions} positions; at most that is expected"
         )
 
 

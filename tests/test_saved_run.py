@@ -3,7 +3,9 @@ import json
 import pytest
 
 from recipe.errors import UserError
+from recipe.evaluation import evaluate
 from recipe.parsing import parse
+from recipe.training import train
 
 
 def evaluated(folder, record, *words):
@@ -61,3 +63,10 @@ def test_a_damaged_record_is_one_line(tmp_path, record):
     with pytest.raises(UserError, match=r"run\.json: |--max_length -1") as error:
         evaluated(tmp_path, record)
     assert "\n" not in str(error.value)
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused_to_a_saved_model_too(arguments, tmp_path):
+    train(arguments())
+    words = ["--do_eval", f"--model_name_or_path={tmp_path / 'run'}", "--max_length=65"]
+    with pytest.raises(UserError, match=r"^--max_length 65: the model has 64 positions"):
+        evaluate(parse(words))
