@@ -14,22 +14,13 @@ from recipe.errors import exit_on_error
 
 
 def main() -> None:
-    """Parse, run, report."""
+    """Parse, and do what is asked for."""
     from recipe.parsing import parse  # imports here take seconds, and Ctrl-C may come in the middle
 
     arguments = parse(sys.argv[1:])
-    if arguments.training.only_evaluates:
-        from recipe.evaluation import evaluate
+    from recipe.running import run
 
-        evaluate(arguments)
-    elif arguments.training.only_predicts:
-        from recipe.prediction import predict
-
-        predict(arguments)
-    else:
-        from recipe.training import train
-
-        train(arguments)
+    run(arguments)
 
 
 if __name__ == "__main__":

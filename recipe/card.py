@@ -16,7 +16,7 @@ from recipe.data import Split, iterate
 from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
 from recipe.outputs import CARD, FIGURES
 from recipe.prediction import Answers
-from recipe.reporting import RunReport, format_plan, peak_memory
+from recipe.reporting import RunReport, format_plan, format_threshold, peak_memory
 from recipe.text import fenced, markdown, without_secrets
 
 MISTAKES = 20
@@ -122,7 +122,7 @@ def _scores(report: RunReport, split: Split) -> str:
     rows += [("F1", told["f1"]), ("MCC", told["mcc"]), ("ROC AUC", told["roc_auc"])]
     rows += [("average precision", told["average_precision"]), ("expected calibration error", told["ece"])]
     if "best_threshold" in told:
-        at = f"accuracy at {told['best_threshold']:.3f}, a threshold chosen on these very pairs"
+        at = f"accuracy at {format_threshold(told['best_threshold'])}, a threshold chosen on these very pairs"
         rows.append((at, told["accuracy_at_best_threshold"]))
     lines = [f"## Scores on {split.rows:,} validation pairs", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {'-' if value is None else format(value, '.4f')} |" for name, value in rows]

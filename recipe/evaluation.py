@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
-from recipe.data import Split, require_split
+from recipe.data import Split, iterate, require_split
 from recipe.durable import write_json
 from recipe.errors import UserError
 from recipe.metrics import accuracy_at, mcnemar, score
@@ -45,12 +45,21 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
 
 def _answers(arguments: RecipeArguments) -> tuple[Split, Answers]:
     model, tokenizer = load_fine_tuned(arguments)
-    split = require_split(arguments.data, arguments.data.eval_split or "validation")
+    split = open_labelled(arguments)
     check_labels(model, split, arguments.model.model_name_or_path)
-    answers = answer(arguments, model, tokenizer, split)
-    if (answers.labels == UNLABELLED).any():
+    return split, answer(arguments, model, tokenizer, split)
+
+
+def open_labelled(arguments: RecipeArguments) -> Split:
+    """The split that is to be scored.
+
+    Raises:
+        UserError: there is none, or it has pairs without a label.
+    """
+    split = require_split(arguments.data, arguments.data.eval_split or "validation")
+    if any(pair["label"] == UNLABELLED for pair in iterate(split.pairs)):
         raise UserError(f"{split.source}: has pairs without a label, which cannot be scored; --do_predict answers them")
-    return split, answers
+    return split
 
 
 def _at_chosen_threshold(folder: Path, answers: Answers) -> dict[str, Any]:

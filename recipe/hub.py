@@ -50,7 +50,7 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached_file: str | None
         told = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
         raise UserError(f"{flag} {repo_id}: {told}") from error
     except Exception as error:
-        if not (is_hubs(error) or isinstance(error, (OSError, ValueError))):
+        if not (is_hubs(error) or isinstance(error, (OSError, ValueError, ImportError))):  # the last: of a proxy
             raise
         if cached:
             return False
@@ -114,5 +114,7 @@ def _reason(error: BaseException) -> str:
         return f"{told}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
     if status == 429:
         return f"{endpoint} is busy (status 429), and still was when it was asked again; try later"
+    if isinstance(error, ImportError):
+        return f"{' '.join(str(error).split())[:100]}; name a proxy of http:// in ALL_PROXY, or install that package"
     reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
     return f"cannot be fetched from {endpoint} ({reason}); {WAYS_OUT}"

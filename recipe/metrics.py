@@ -126,13 +126,21 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
     return sum(count * abs(confidence - accuracy) for count, confidence, accuracy in bins) / len(labels)
 
 
+NEVER = float(np.nextafter(1.0, 2.0))  # the least that no probability reaches
+
+
 def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The probability of label 1 (examples,) from which on to answer 1 so that accuracy is highest; nearest to 0.5."""
+    """The probability of label 1 (examples,) from which on to answer 1 so that accuracy is highest; nearest to 0.5.
+
+    0 is always, and what is above 1 never.
+    """
     order = np.argsort(probabilities, kind="stable")
     ranked, positive = probabilities[order], labels[order] == 1
     # answering 1 from place i on: the zeros before it and the ones behind it are right
     right = np.concatenate([[0], np.cumsum(~positive)]) + positive.sum() - np.concatenate([[0], np.cumsum(positive)])
-    cuts = np.concatenate([[0.0], (ranked[:-1] + ranked[1:]) / 2, [1.0]])
+    middle = (ranked[:-1] + ranked[1:]) / 2
+    middle = np.where(middle > ranked[:-1], middle, ranked[1:])  # between neighbours there is no number
+    cuts = np.concatenate([[0.0], middle, [NEVER]])
     possible = np.concatenate([[True], ranked[:-1] < ranked[1:], [True]])
     best = possible & (right == right[possible].max())
     return float(min(cuts[best], key=lambda cut: abs(cut - 0.5)))

@@ -82,6 +82,7 @@ def answer(
     arguments: RecipeArguments, model: BertForPairwiseCLS, tokenizer: PreTrainedTokenizerBase, split: Split
 ) -> Answers:
     """The model's answers to `split`, computed over batches of like length."""
+    trainer = build_trainer(arguments.training, model, tokenizer)  # which may be refused, and costs less than reading
     tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
     if Path(arguments.data.test_file or "").name != STANDARD_INPUT:  # whose answers go where notes go
         for line in tokens.describe_cut(split.source):
@@ -92,7 +93,7 @@ def answer(
         found = tokens.example(index)
         return {**found, "labels": IGNORED_LABEL} if found["labels"] == UNLABELLED else found
 
-    return answer_pairs(build_trainer(arguments.training, model, tokenizer), SortedPairs(tokens.lengths, example))
+    return answer_pairs(trainer, SortedPairs(tokens.lengths, example))
 
 
 def answer_pairs(trainer: FreezeTrainer, pairs: SortedPairs) -> Answers:

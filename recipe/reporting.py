@@ -126,11 +126,18 @@ def _threshold_row(told: dict[str, Any]) -> list[tuple[str, str]]:
     """Accuracy at a threshold other than 0.5, where it is a score, or said to be none."""
     if "validation_threshold" in told:
         at, threshold = told["accuracy_at_validation_threshold"], told["validation_threshold"]
-        return [("threshold", f"{at:.4f} at {threshold:.3f}, which validation chose")]
+        return [("threshold", f"{at:.4f} at {format_threshold(threshold)}, which validation chose")]
     if told["split"] == "validation" and "best_threshold" in told:
         at, threshold = told["accuracy_at_best_threshold"], told["best_threshold"]
-        return [("threshold", f"{at:.4f} at {threshold:.3f}, chosen on these very pairs; all else is at 0.5")]
+        return [
+            ("threshold", f"{at:.4f} at {format_threshold(threshold)}, chosen on these very pairs; all else is at 0.5")
+        ]
     return []
+
+
+def format_threshold(value: float) -> str:
+    """A probability from which on label 1 is answered."""
+    return "above 1 (label 1 is never answered)" if value > 1 else f"{value:.3f}"
 
 
 def _against_row(told: dict[str, Any]) -> list[tuple[str, str]]:

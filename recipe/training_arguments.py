@@ -70,10 +70,12 @@ class FreezeTrainingArguments(TrainingArguments):
     # an evaluation.
     only_evaluates: bool = field(default=False, init=False)
     only_predicts: bool = field(default=False, init=False)
+    scores_after: bool = field(default=False, init=False)  # --do_train --do_eval
 
     def __post_init__(self) -> None:
         self.only_predicts = self.do_predict and not self.do_train
         self.only_evaluates = self.do_eval and not self.do_train
+        self.scores_after = self.do_eval and self.do_train
         if self.only_evaluates or self.only_predicts:  # no epochs, so nothing to evaluate, save or compare between them
             self.eval_strategy = self.save_strategy = "no"
             self.load_best_model_at_end = False

@@ -168,3 +168,14 @@ def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
 def test_offline_without_a_copy_says_so():
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no copy"):
         require_hub("--model_name_or_path", "some/model", "model", "config.json")
+
+
+def test_a_proxy_that_lacks_a_package_is_one_line(monkeypatch):
+    def repo_info(*_, **__):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.\nMake sure to")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
+    with pytest.raises(UserError, match=r"^--model_name_or_path a/b: Using SOCKS proxy.*ALL_PROXY") as error:
+        require_hub("--model_name_or_path", "a/b", "model")
+    assert "\n" not in str(error.value)

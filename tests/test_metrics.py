@@ -21,6 +21,7 @@ from recipe.metrics import (
     mcnemar,
     score,
 )
+from recipe.reporting import format_threshold
 
 
 def test_accuracy_works_offline_and_combined():
@@ -89,6 +90,16 @@ def test_best_threshold_is_the_best_of_all():
     assert accuracy_at(best_threshold(probabilities, labels), probabilities, labels) == max(every)
     assert best_threshold(np.array([0.2, 0.2, 0.9]), np.array([0, 1, 1])) in (0.0, pytest.approx(0.55))
     assert best_threshold(np.array([0.1, 0.9]), np.array([0, 1])) == 0.5
+
+
+def test_never_does_not_count_a_probability_of_one_and_neighbours_are_told_apart():
+    certain, wrong = np.array([1.0, 1.0, 0.2]), np.array([0, 0, 0])
+    never = best_threshold(certain, wrong)
+    assert never > 1
+    assert accuracy_at(json.loads(json.dumps(never)), certain, wrong) == 1
+    close = np.array([0.1, np.nextafter(0.1, 1)])
+    assert accuracy_at(best_threshold(close, np.array([0, 1])), close, np.array([0, 1])) == 1
+    assert format_threshold(never) == "above 1 (label 1 is never answered)"
 
 
 def test_calibration_error_by_hand():
