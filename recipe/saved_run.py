@@ -48,7 +48,7 @@ def _data_arguments(path: Path) -> dict[str, Any]:
     except Missing:
         return {}
     except Damaged as damage:
-        raise UserError(f"{damage}; without this record, name the data: --data_dir and --label_names") from None
+        raise UserError(f"{damage}; move it away, and name the data: --data_dir, --label_names") from None
     data = record["arguments"]["data"]
     for field in dataclasses.fields(DataArguments):
         choices, value = field.metadata.get("choices"), data.get(field.name)
