@@ -13,7 +13,7 @@ from recipe.cached_split import TokenizedSplit
 from recipe.data import require_split, tokenize
 from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
-from recipe.loading import load_model, load_tokenizer
+from recipe.loading import load_fine_tuned_model, load_model, load_tokenizer
 from recipe.parsing import parse
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
@@ -62,8 +62,7 @@ def test_frozen_weights_are_bit_identical_and_the_rest_is_not(arguments, tmp_pat
     before = load_model(base).state_dict()
     train(parsed)
     saved = parse(["--do_eval", f"--model_name_or_path={tmp_path / 'run'}"])
-    base = open_base(saved.model)
-    after = load_model(base).state_dict()
+    after = load_fine_tuned_model(open_base(saved.model)).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     frozen = {
         name
@@ -152,7 +151,7 @@ def test_a_model_that_is_no_bert_is_refused(arguments, tmp_path):
 
 
 def test_evaluation_refuses_a_model_without_a_classifier(tiny_model, pairs_dir):
-    with pytest.raises(UserError, match="has no classifier"):
+    with pytest.raises(UserError, match="not a model that this recipe saved"):
         evaluate(parse(["--do_eval", f"--model_name_or_path={tiny_model}", f"--data_dir={pairs_dir}", "--use_cpu"]))
 
 
