@@ -1,6 +1,7 @@
 """What a checkpoint is before its weights are read: a folder or a name on the Hub, its kind, its configuration."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ from typing import Any, NamedTuple
 from transformers import BertConfig
 
 from recipe.arguments import DEFAULT_MODEL, ModelArguments
+from recipe.checkpointing import checkpoint_folders
 from recipe.errors import UserError
 from recipe.hub import require_hub
+from recipe.manifest import WEIGHTS
 from recipe.modeling import BertPairwiseCLSConfig
 
 OURS = BertPairwiseCLSConfig.model_type
@@ -103,6 +106,7 @@ def _kind(name: str, values: dict[str, Any]) -> str:
 def _is_local(name: str) -> bool:
     if Path(name).exists():
         if not (Path(name) / "config.json").is_file():
+            _refuse_checkpoint(name)
             raise UserError(
                 f"--model_name_or_path {name}: no config.json in it; a BERT checkpoint's folder is expected"
             )
@@ -157,3 +161,15 @@ def name_labels(base: Base, names: list[str]) -> bool:
     base.config.id2label = dict(enumerate(readable))
     base.config.label2id = {name: index for index, name in base.config.id2label.items()}
     return had
+
+
+def _refuse_checkpoint(name: str) -> None:
+    """Say what makes a model of a checkpoint of our own, or of the newest in the folder of a run that did not end."""
+    folder, newest = Path(name), next(iter(checkpoint_folders(Path(name))), None)
+    if (folder / WEIGHTS).is_file():
+        what, newest = "a run's checkpoint, which holds the trained weights alone", folder
+    else:
+        what = "a run that has not ended"
+    if newest is not None:
+        command = shlex.join(["python", "-m", "recipe.whole_model", str(newest), "FOLDER"])
+        raise UserError(f"--model_name_or_path {name}: {what}; to make a whole model of it: {command}")

@@ -1,13 +1,15 @@
 """A saved model's scores on a labelled split, with intervals, and beside another model's."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainingArguments
 
 from recipe.arguments import RecipeArguments
 from recipe.data import Split, iterate, require_split
 from recipe.durable import write_json
-from recipe.errors import UserError
+from recipe.errors import Damaged, Missing, UserError
+from recipe.json_files import read_json
 from recipe.metrics import accuracy_at, mcnemar, score
 from recipe.pairs import UNLABELLED
 from recipe.prediction import Answers, answer, check_labels, load_fine_tuned
@@ -30,7 +32,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     metrics |= {"eval_split": name, "eval_source": split.source}
     folder = Path(args.output_dir or ".")
     if name != "validation":
-        metrics |= _at_chosen_threshold(folder, answers)
+        metrics |= _at_chosen_threshold(args, folder, answers)
     if arguments.model.against is not None:
         metrics["eval_mcnemar"] = _compare(arguments, answers)
     if args.process_index > 0:
@@ -62,11 +64,17 @@ def open_labelled(arguments: RecipeArguments) -> Split:
     return split
 
 
-def _at_chosen_threshold(folder: Path, answers: Answers) -> dict[str, Any]:
+def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers) -> dict[str, Any]:
     """Accuracy at the threshold that an earlier evaluation chose on the validation split; a split's own is no score."""
     try:
-        threshold = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["eval_best_threshold"]
-    except (OSError, ValueError, KeyError):
+        told = read_json(folder / "eval_results.json", {"eval_best_threshold?": float})
+    except Missing:
+        return {}
+    except Damaged as damage:
+        say(args, f"note: the threshold that validation chose is not known: {damage}")
+        return {}
+    threshold = told.get("eval_best_threshold")
+    if threshold is None:
         return {}
     at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)
     return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}

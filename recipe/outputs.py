@@ -1,7 +1,6 @@
 """The files of a finished run in output_dir: put there whole, looked after, and never over somebody else's."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,16 +91,16 @@ def card_names(scored: bool) -> list[str]:
 
 
 def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
-    """Those that are gone, empty, or JSON no longer."""
+    """Those that are gone, empty, or no object of JSON any longer."""
     return [name for name in names if not _is_good(folder / name)]
 
 
 def _is_good(path: Path) -> bool:
     try:
         if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            read_json(path, dict)
         return path.is_file() and os.path.getsize(path) > 0
-    except (OSError, ValueError, RecursionError):
+    except (OSError, Damaged):
         return False
 
 

@@ -1,7 +1,6 @@
 """What a run says of itself: the freeze plan, the closing summary, and run.json."""
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -13,7 +12,9 @@ import torch
 from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.arithmetic import versions
 from recipe.durable import write_json
+from recipe.errors import Damaged
 from recipe.freezing import FreezePlan
+from recipe.json_files import read_json
 from recipe.text import shown
 
 try:
@@ -162,7 +163,10 @@ def peak_memory() -> int:
 
 def format_finished(output_dir: str | None) -> str:
     """What is said where there is nothing left to do."""
-    results = json.loads((Path(output_dir or ".") / "all_results.json").read_text(encoding="utf-8"))
+    try:
+        results = read_json(Path(output_dir or ".") / "all_results.json", {"eval_accuracy?": float})
+    except Damaged:  # the run itself is whole
+        results = {}
     score = f" with accuracy {results['eval_accuracy']:.4f}" if "eval_accuracy" in results else ""
     return "\n".join(
         [

@@ -18,6 +18,7 @@ from recipe.json_files import misfit
 from recipe.manifest import MANIFEST, STATE, WEIGHTS, Checkpoint
 
 RUN = {"identity": IDENTITY, "prefix": str, "base_model": str, "frozen_prefix_depth": (int, None)}
+STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}]}
 SHARDED = re.compile(r"optimizer\.bin|optimizer_\d+/.*|pytorch_model_fsdp.*|latest|global_step\d+/.*")  # FSDP, ZeRO
 RANDOM = re.compile(r"rng_state(_\d+)?\.pth")
 
@@ -90,7 +91,13 @@ def _random(path: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _state(path: Path, checkpoint: Checkpoint) -> bool:
-    return TrainerState.load_from_json(str(path)).global_step == checkpoint.step
+    state = TrainerState.load_from_json(str(path))
+    evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
+    return (
+        not misfit(vars(state), STATES)
+        and state.global_step == checkpoint.step
+        and all("eval_runtime" in entry for entry in evaluations)
+    )
 
 
 CHECKS = {

@@ -1,12 +1,14 @@
 """FreezeTrainer: the Trainer with this recipe's batches, loss, checkpoints and stop at a loss that is no number."""
 
+import contextlib
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +23,7 @@ from recipe.batching import TrainBatches
 from recipe.checkpointing import checkpoint_folders, rotate, step_of
 from recipe.errors import Damaged, RunError
 from recipe.manifest import begin, open_checkpoint, remove_checkpoint, seal
+from recipe.text import one_line
 from recipe.weights import load_trainable, save_trainable, trainable_weights
 
 
@@ -127,7 +130,8 @@ class FreezeTrainer(Trainer):
 
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         """Where to go on from; the Trainer keeps the checkpoint's cadence and folder, and forgets an early stop."""
-        epoch, passed = super()._init_training_state(max_steps, *args)
+        with _going_on():
+            epoch, passed = super()._init_training_state(max_steps, *args)
         self.state.compute_steps(self.args, max_steps)
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and best.is_dir():
@@ -139,7 +143,8 @@ class FreezeTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The checkpoint's, with the rate and schedule that this run was given (the Trainer would keep the old)."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _going_on():
+            super()._load_optimizer_and_scheduler(checkpoint)
         schedule = self.lr_scheduler
         if checkpoint is None or not isinstance(schedule, LambdaLR):
             return
@@ -152,6 +157,10 @@ class FreezeTrainer(Trainer):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"], group["initial_lr"] = rate, self.args.learning_rate
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _going_on():
+            super()._load_rng_state(checkpoint)
+
     def _load_best_model(self) -> None:
         folder = Path(self.state.best_model_checkpoint)
         try:
@@ -162,6 +171,18 @@ class FreezeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """Say in one line what of a checkpoint, good as its files are, does not fit this run."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise RunError(f"the checkpoint cannot be gone on from ({reason}); start over with --resume never") from error
 
 
 def _free(folder: Path) -> str:

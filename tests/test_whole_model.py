@@ -1,3 +1,4 @@
+import re
 import shutil
 import stat
 import sys
@@ -7,6 +8,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from recipe.arguments import ModelArguments
+from recipe.base_model import open_base
 from recipe.errors import RunError, UserError
 from recipe.manifest import open_checkpoint
 from recipe.modeling import BertForPairwiseCLS
@@ -71,6 +74,17 @@ def test_a_merge_without_room_leaves_nothing_and_says_so(arguments, tmp_path, mo
     monkeypatch.undo()
     rebuild(checkpoint, out)
     assert outcome_files(out) >= {"config.json", "model.safetensors", "modeling.py", "tokenizer.json"}
+
+
+def test_a_checkpoint_given_as_a_base_names_the_command_that_makes_it_whole(tmp_path):
+    run = tmp_path / "my run"
+    checkpoint = run / "checkpoint-9"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainable.safetensors").touch()
+    command = f"python -m recipe.whole_model '{checkpoint}' FOLDER"
+    for name, told in ((checkpoint, "a run's checkpoint, which holds the trained"), (run, "a run that has not ended")):
+        with pytest.raises(UserError, match=rf"--model_name_or_path {name}: {told}.*: {re.escape(command)}$"):
+            open_base(ModelArguments(str(name)))
 
 
 def outcome_files(folder):
