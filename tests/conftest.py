@@ -11,9 +11,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
+from recipe.arguments import FreezeArguments, ModelArguments
+from recipe.base_model import open_base
+from recipe.cache_key import make_key
+from recipe.data import iterate_batches, open_split, tokenize
+from recipe.encoding import encode
+from recipe.freezing import freeze
+from recipe.loading import load_model
 from recipe.parsing import parse
+from recipe.ranks import Share
+from recipe.tokens import read_tokens
 
 torch.set_num_threads(1)
 
@@ -92,5 +101,39 @@ def arguments(tiny_model, pairs_dir, tmp_path):
             "prefix_cache_dir": tmp_path / "cache",
         }
         return parse([f"--{key}={value}" for key, value in base.items()] + list(words))
+
+    return build
+
+
+@pytest.fixture
+def model(tiny_model):
+    """The tiny model, its layers 0 and 1 and the embeddings frozen."""
+    args = ModelArguments(model_name_or_path=str(tiny_model))
+    base = open_base(args)
+    model = load_model(base).eval()
+    freeze(model, FreezeArguments(freeze_layers="0-1"))
+    return model
+
+
+@pytest.fixture
+def split_tokens(arguments, tiny_model):
+    """A function: max_length -> the training split's tokens."""
+    data = arguments().data
+    return lambda max_length=32: read_tokens(
+        iterate_batches(
+            tokenize(open_split(data, "train").pairs, AutoTokenizer.from_pretrained(tiny_model), max_length)
+        )
+    )
+
+
+@pytest.fixture
+def encoded(model, split_tokens, arguments, tmp_path):
+    """A function: storage type -> the cache of the tiny model's prefix over the training split, its tokens and key."""
+
+    def build(dtype="float32", compute_dtype="float32"):
+        tokens = split_tokens()
+        key = make_key(model, tokens, dtype, compute_dtype)
+        args = arguments().training
+        return encode(model, tokens, key, tmp_path / "cache", "train", args, Share.of(args)), tokens, key
 
     return build

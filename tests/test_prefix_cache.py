@@ -12,56 +12,19 @@ import torch
 from transformers import AutoTokenizer
 
 from recipe import caches, paying
-from recipe.arguments import FreezeArguments, ModelArguments
-from recipe.base_model import open_base
+from recipe.arguments import FreezeArguments
 from recipe.cache_key import make_key
 from recipe.caches import list_caches, prune
-from recipe.data import iterate_batches, open_split, tokenize
-from recipe.encoding import encode, equal_length_batches, fast_dtype
+from recipe.encoding import equal_length_batches, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.freezing import freeze
-from recipe.loading import load_model
 from recipe.prefix_cache import open_cache, rows_per_pair
-from recipe.ranks import Share
-from recipe.tokens import read_tokens
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
 from tests.test_training import assert_close, history
 
 ROOT = Path(__file__).parents[1]
 LAST = ("--load_best_model_at_end=false", "--save_total_limit=3")
-
-
-@pytest.fixture
-def model(tiny_model):
-    args = ModelArguments(model_name_or_path=str(tiny_model))
-    base = open_base(args)
-    model = load_model(base).eval()
-    freeze(model, FreezeArguments(freeze_layers="0-1"))
-    return model
-
-
-@pytest.fixture
-def split_tokens(arguments, tiny_model):
-    data = arguments().data
-    return lambda max_length=32: read_tokens(
-        iterate_batches(
-            tokenize(open_split(data, "train").pairs, AutoTokenizer.from_pretrained(tiny_model), max_length)
-        )
-    )
-
-
-@pytest.fixture
-def encoded(model, split_tokens, arguments, tmp_path):
-    """A function: storage type -> the cache of the tiny model's prefix over the training split, its tokens and key."""
-
-    def build(dtype="float32", compute_dtype="float32"):
-        tokens = split_tokens()
-        key = make_key(model, tokens, dtype, compute_dtype)
-        args = arguments().training
-        return encode(model, tokens, key, tmp_path / "cache", "train", args, Share.of(args)), tokens, key
-
-    return build
 
 
 def states_of(model, tokens, index):

@@ -1,0 +1,69 @@
+import os
+
+import pytest
+import torch
+
+from recipe import paying
+from recipe.arguments import FreezeArguments
+from recipe.cache_key import make_key
+from recipe.caches import prune
+from recipe.encoding import encode
+from recipe.errors import RunError
+from recipe.freezing import freeze
+from recipe.prefix_cache import open_cache
+from recipe.ranks import Share
+
+PAIRS_OF_TYPES = [("float32", "float32"), ("float16", "float32"), ("bfloat16", "float32")]
+PAIRS_OF_TYPES += [("float32", "bfloat16"), ("float16", "bfloat16"), ("bfloat16", "bfloat16")]
+
+
+@pytest.mark.parametrize(("dtype", "compute_dtype"), PAIRS_OF_TYPES)
+@pytest.mark.parametrize("layers", ["0-2", "all"])
+def test_going_on_from_a_shallower_cache_gives_the_bytes_of_one_pass(
+    model,
+    split_tokens,
+    arguments,
+    tmp_path,
+    dtype,
+    compute_dtype,
+    layers,
+):
+    args, tokens, caches = arguments().training, split_tokens(), {}
+    for name, depths in (("one pass", [layers]), ("in steps", ["0", "0-1", layers])):
+        for depth in depths:
+            freeze(model, FreezeArguments(freeze_layers=depth))
+            key = make_key(model, tokens, dtype, compute_dtype)
+            caches[name] = encode(model, tokens, key, tmp_path / name, "train", args, Share.of(args))
+    assert caches["in steps"].manifest["extended_from_depth"] == 2
+    assert caches["one pass"].manifest["extended_from_depth"] is None
+    assert torch.equal(caches["in steps"].states, caches["one pass"].states)
+    assert caches["in steps"].manifest["crc32"] == caches["one pass"].manifest["crc32"]
+
+
+def test_another_kind_of_device_does_not_meet_an_old_cache(model, encoded):
+    _, tokens, key = encoded()
+    assert make_key(model, tokens, "float32", "float32", "cuda").name != key.name
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(float("nan"), r"NaN or infinity in bert.encoder.layer.1"), (3e38, "overflows float32, in which it is computed")],
+)
+def test_a_state_that_no_type_would_hold_is_not_blamed_on_the_type(model, encoded, value, told):
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.LayerNorm.weight.fill_(value)
+        model.bert.encoder.layer[1].output.LayerNorm.bias.fill_(value)
+    with pytest.raises(RunError, match=told):
+        encoded()
+
+
+def test_it_works_without_what_macos_and_windows_lack(encoded, monkeypatch, tmp_path):
+    for name in ("posix_fallocate", "posix_fadvise", "getuid"):
+        monkeypatch.delattr(os, name)
+    monkeypatch.setattr("recipe.locks.fcntl", None)
+    cache, tokens, key = encoded()
+    assert cache.states.shape == (int(tokens.offsets[-1]), 32)
+    assert paying.bytes_a_second(tmp_path) > 0
+    assert open_cache(tmp_path / "cache", key, tokens) is not None
+    prune(tmp_path / "cache", 0)
+    assert list((tmp_path / "cache").iterdir()) == []
