@@ -1,13 +1,16 @@
 import io
 import json
+import os
+import signal
 import sys
+import tempfile
 
 import pytest
 import torch
 from transformers import pipeline
 
 from recipe.arguments import DataArguments
-from recipe.errors import RunError, UserError
+from recipe.errors import RunError, Stopped, UserError
 from recipe.evaluation import evaluate
 from recipe.parsing import parse
 from recipe.prediction import check_submission, predict, write_submission
@@ -67,6 +70,20 @@ def test_standard_input_to_standard_output(model, monkeypatch, capsys):
     Input.buffer = io.BytesIO(b'{"sentence1": "a"}\n')
     with pytest.raises(UserError, match=r"^standard input:1: no 'sentence2'"):
         predict(words(model, "--do_predict", "--test_file=-"))
+
+
+def test_a_signal_leaves_no_copy_of_standard_input(model, monkeypatch, tmp_path):
+    class Input:
+        buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(sys, "stdin", Input)
+    monkeypatch.setattr("recipe.prediction.answer", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped) as stop:
+        predict(words(model, "--do_predict", "--test_file=-"))
+    assert stop.value.status == 143
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, capsys):

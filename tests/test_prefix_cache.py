@@ -363,7 +363,9 @@ def test_a_disk_that_fills_meanwhile_is_said_in_one_line(arguments, tmp_path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(RunError, match=r"--prefix_cache_dir .*: No space left on device; --prefix_cache off trains"):
+    with pytest.raises(
+        RunError, match=r"--prefix_cache_dir .*: No space left on device; to train without one: --prefix_cache off"
+    ):
         train(arguments("--prefix_cache=on"))
     assert not any((tmp_path / "cache").iterdir())
     assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from recipe import caching
 from recipe.checkpointing import checkpoint_folders
 from recipe.durable import locked
 from recipe.errors import RunError, Stopped, UserError
+from recipe.signals import stop_requests
 from recipe.trainer import FreezeTrainer
 from recipe.training import train
 from tests.kill_points import outcome
@@ -54,6 +55,31 @@ def test_a_signal_finishes_the_step_and_saves_and_the_same_command_goes_on(
     signal_at(0)
     train(arguments(*words))
     assert outcome(tmp_path)[0] == outcome(tmp_path / "whole")[0]
+
+
+@pytest.mark.parametrize(
+    ("signum", "stream"), [(signal.SIGTERM, "full"), (signal.SIGINT, "broken"), (signal.SIGHUP, "closed")]
+)
+def test_a_signal_saves_where_nobody_listens(arguments, tmp_path, signal_at, monkeypatch, signum, stream):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stderr", {"full": full, "broken": broken, "closed": None}[stream])
+        signal_at(2, signum)
+        with pytest.raises(Stopped, match="stopped at step 2 of 9, saved in") as stop:
+            train(arguments("--prefix_cache=off", "--eval_strategy=no"))
+    assert stop.value.status == 128 + signum
+    assert checkpoint_folders(tmp_path / "run")[0].name == "checkpoint-2"
+
+
+def test_a_hang_up_that_nohup_has_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.signum == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_stops_at_once(arguments, tmp_path, signal_at):
