@@ -40,6 +40,8 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     path = folder / ("eval_results.json" if name == "validation" else f"eval_results_{name}.json")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)
+    for line in [*split.left_out(), *split.notes]:
+        say(args, f"note: {line}")
     say(args, format_evaluation(metrics, arguments.model, list(split.label_names)))
     say(args, f"results         {path}\nnext            make predict RUN={arguments.model.model_name_or_path}")
     return metrics

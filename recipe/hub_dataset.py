@@ -35,9 +35,10 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     known = (rows.info.splits or {}).get(name)
     if known is not None and known.num_examples and not check["skip"]:
         count = min(known.num_examples, known.num_examples if limit is None else limit)
-        if count < known.num_examples:  # what is behind them is not read
-            rows = rows.take(count)
-        return Split(name, source, _pairs(rows, source, check), count, names, fingerprint, shards=_shards(args, rows))
+        shards = _shards(args, rows)
+        if count < known.num_examples:  # what is behind them is not read; of several shards each would be cut
+            rows, shards = rows.take(count), 1
+        return Split(name, source, _pairs(rows, source, check), count, names, fingerprint, shards=shards)
     skipped: list[str] = []
     numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
     with told_while_it_lasts(f"reading {source}"):

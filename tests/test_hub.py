@@ -100,6 +100,7 @@ def without_the_hub(monkeypatch, tmp_path):
     assert split.label_names == ["1", "0"]
     assert [pair["label"] for pair in iterate(split.pairs)] == labels
     split = open_split(DataArguments(label_names=["0", "1"], max_train_samples=7), "train")
+    assert split.shards == 1
     assert [pair["label"] for pair in iterate(split.pairs)] == [1 - label for label in labels[:7]]
 
 
