@@ -39,8 +39,10 @@ from recipe.progress import EpochLines, say
 from recipe.ranks import together
 from recipe.reporting import RunReport
 from recipe.resuming import same_prefix, total_steps
-from recipe.tokens import Example, SortedPairs, collate, read_tokens
+from recipe.tokens import SortedPairs, collate, read_tokens
 from recipe.trainer import FreezeTrainer
+
+NO_PAIRS = SortedPairs(torch.empty(0), lambda index: {})  # in place of a validation split that is yet to be read
 
 
 def build(
@@ -60,7 +62,7 @@ def build(
         UserError: what the arguments ask for cannot be built, or not be gone on with.
     """
     args = arguments.training
-    unread = SortedPairs(torch.empty(0), _unread) if len(splits) > 1 else None
+    unread = NO_PAIRS if len(splits) > 1 else None
     plain = train_batches(splits[0], arguments)
     trainer = together(args, lambda: build_trainer(args, model, tokenizer, plain, unread))
     together(args, lambda: preflight(trainer, total_steps(arguments, splits[0].rows)))
@@ -96,10 +98,6 @@ def build(
         "frozen_prefix_depth": model.prefix_depth,
     }
     return trainer
-
-
-def _unread(index: int) -> Example:
-    raise IndexError(index)
 
 
 def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBatches:

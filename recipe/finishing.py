@@ -19,7 +19,8 @@ from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, staged, wri
 from recipe.prediction import Answers, answer_pairs
 from recipe.progress import say
 from recipe.ranks import together
-from recipe.reporting import RunReport, write_results
+from recipe.reporting import RunReport
+from recipe.results import write_results
 from recipe.resuming import REPORT
 from recipe.text import one_line
 from recipe.trainer import FreezeTrainer
@@ -129,6 +130,21 @@ def write_card_or_warn(
             write_card(staging, arguments, report, trainer.state.log_history, split, answers, names)
     except Exception as error:
         _warn(trainer, f"{CARD} and its figures could not be made", error)
+
+
+def push(trainer: FreezeTrainer) -> None:
+    """Push what stands in output_dir to the Hub. Collective.
+
+    Raises:
+        RunError: it cannot be reached, or does not take it.
+    """
+    try:
+        trainer.push_to_hub()
+    except Exception as error:
+        raise RunError(
+            f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
+            f"{trainer.args.output_dir}, and the same command pushes it"
+        ) from error
 
 
 def _warn(trainer: FreezeTrainer, what: str, error: Exception) -> None:

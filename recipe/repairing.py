@@ -22,7 +22,8 @@ from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, missing_fil
 from recipe.prediction import answer_pairs
 from recipe.progress import say
 from recipe.ranks import from_first_rank
-from recipe.reporting import RunReport, write_results
+from recipe.reporting import RunReport
+from recipe.results import write_results
 from recipe.resuming import REPORT
 from recipe.trainer import FreezeTrainer
 

@@ -83,6 +83,11 @@ class FreezeTrainer(Trainer):
             model.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's; before a push nothing, since output_dir has the whole model by then (`recipe.finishing`)."""
+        if output_dir is not None or not _internal_call:
+            super().save_model(output_dir, _internal_call)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing: a checkpoint is no model, and the folder holds none before the end of training."""
 

@@ -11,13 +11,13 @@ from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import DEFAULT_MODEL, FreezeTrainingArguments, RecipeArguments
 from recipe.base_model import Base, name_labels, open_base
-from recipe.building import build
+from recipe.building import NO_PAIRS, build, build_trainer
 from recipe.cached_split import TokenizedSplit
 from recipe.checkpointing import Checkpoint
 from recipe.data import Split, iterate, open_split, require_split, tokenize
 from recipe.errors import RunError, UserError
 from recipe.failures import in_one_line
-from recipe.finishing import finish
+from recipe.finishing import finish, push
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.launcher import describe_processes
@@ -110,6 +110,8 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
             complete(arguments, model, tokenizer, splits, tokenized, report)
             if args.process_index == 0:
                 say(args, format_finished(args.output_dir))
+            if args.push_to_hub:
+                push(together(args, lambda: build_trainer(args, model, tokenizer, eval_dataset=NO_PAIRS)))
             return None
         report.first_step = resume.checkpoint.step if resume.checkpoint else 0
         trainer = build(arguments, model, tokenizer, tokenized, report, resume.checkpoint)
@@ -118,9 +120,9 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:
             raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
         finish(arguments, trainer, output, report, splits[1] if len(splits) > 1 else None)
+        say(args, format_summary(report, args.output_dir))
         if args.push_to_hub:
-            trainer.push_to_hub()
-    say(args, format_summary(report, args.output_dir))
+            push(trainer)
     return report
 
 
