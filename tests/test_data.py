@@ -1,6 +1,7 @@
 import http.server
 import json
 import os
+import shutil
 import threading
 from collections import Counter
 
@@ -13,6 +14,7 @@ from recipe.arguments import DataArguments
 from recipe.data import iterate, open_split, require_split, tokenize
 from recipe.errors import UserError
 from recipe.pairs import LONGEST, UNLABELLED, check_pair, names_of_ids
+from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
 
 GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}
@@ -295,3 +297,21 @@ def test_a_repository_that_the_hub_does_not_have(monkeypatch):
     with pytest.raises(UserError, match="--dataset_name no/such: neither a folder here nor a dataset on"):
         require_split(DataArguments(dataset_name="no/such"), "train")
     server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"", "no sentence pairs in it"), (b"PAR1", "not a Parquet file"), (None, None)]
+)
+def test_a_validation_file_that_nothing_needs_is_left_out(tmp_path, pairs_dir, arguments, capsys, content, told):
+    shutil.copy(pairs_dir / "train.json", tmp_path)
+    if content is not None:
+        (tmp_path / ("dev.parquet" if content else "dev.json")).write_bytes(content)
+    words = [f"--data_dir={tmp_path}", "--max_steps=1", "--prefix_cache=off"]
+    train(arguments(*words, "--eval_strategy=no"))
+    note = capsys.readouterr().out.partition("note: validation is left out, and not needed with --eval_strategy no: ")[
+        2
+    ]
+    assert (told or "") in note
+    assert bool(note) == (told is not None)
+    with pytest.raises(UserError, match=told or "no validation split"):
+        train(arguments(*words, f"--output_dir={tmp_path / 'other'}"))
