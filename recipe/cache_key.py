@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
+from recipe.arithmetic import ENVIRONMENT, describe_arithmetic
 from recipe.modeling import BertForPairwiseCLS
 from recipe.tokens import Tokens
+
+COMPUTED_WITH = ("device", "processor instructions", "attention kernels", "oneDNN", "float32 matrix products")
 
 
 class CacheKey(NamedTuple):
@@ -22,7 +26,7 @@ class CacheKey(NamedTuple):
     dtype: str
     compute_dtype: str
     versions: str
-    device: str  # its type: another kind of processor rounds otherwise
+    arithmetic: str  # what the processor and the libraries' settings are: others round otherwise
     owner: int  # caches are readable by their owner only, so that in a shared folder each user has his own
 
     @property
@@ -41,9 +45,9 @@ class CacheKey(NamedTuple):
 
 
 def make_key(
-    model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str, device: str = "cpu"
+    model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str, arithmetic: str = ""
 ) -> CacheKey:
-    """The key of the model's frozen prefix over `tokens`, computed on that type of device."""
+    """The key of the model's frozen prefix over `tokens`, computed with what `arithmetic_of` tells."""
     config = model.config
     read = ("hidden_act", "hidden_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers")
     shape = {name: getattr(config, name) for name in read} | {"attention": config._attn_implementation}
@@ -55,9 +59,15 @@ def make_key(
         dtype=dtype,
         compute_dtype=compute_dtype,
         versions=f"torch {version('torch')}, transformers {version('transformers')}",
-        device=device,
+        arithmetic=arithmetic,
         owner=os.getuid() if hasattr(os, "getuid") else 0,
     )
+
+
+def arithmetic_of(args: TrainingArguments) -> str:
+    """What is no flag and changes the last bits of a state; the number of threads was measured not to."""
+    found = describe_arithmetic(args)
+    return json.dumps({name: found[name] for name in (*COMPUTED_WITH, *ENVIRONMENT) if name in found})
 
 
 def _weights_sha256(module: nn.Module) -> str:

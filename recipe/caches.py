@@ -14,6 +14,7 @@ from recipe.cache_folder import MANIFEST, is_ours, remove_cache, remove_orphans,
 from recipe.errors import Damaged, OneLineParser, UserError, exit_on_error
 from recipe.json_files import read_json
 from recipe.prefix_cache import SHAPE
+from recipe.text import shown
 
 
 def list_caches(directory: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
@@ -77,7 +78,7 @@ def _list_or_prune(action: str, directory: Path, older_than_days: float) -> None
             if manifest is None
             else f"depth {manifest['depth']}, {manifest['dtype']}, {manifest['source']}"
         )
-        print(f"{folder.name[:12]}  {size / 1e6:>9,.1f} MB  {what}")
+        print(shown(f"{folder.name[:12]}  {size / 1e6:>9,.1f} MB  {what}"))
     print(f"{total / 1e6:,.1f} MB in {directory}")
 
 

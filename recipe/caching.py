@@ -8,7 +8,7 @@ import torch
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_folder import STATES, remove_cache
-from recipe.cache_key import CacheKey, make_key
+from recipe.cache_key import CacheKey, arithmetic_of, make_key
 from recipe.cached_split import CachedSplit, TokenizedSplit, refuse_spawned_workers
 from recipe.encoding import encode, fast_dtype
 from recipe.errors import RunError, UserError
@@ -121,7 +121,7 @@ def _choose_keys(
     if dtype == "auto":
         kept = [name for name in ("bfloat16", "float32") if before is not None and f"computed in {name}" in before]
         dtype = from_first_rank(args, lambda: kept[0] if kept else fast_dtype(args.device))
-    first = make_key(model, heads[0], cache.prefix_cache_dtype, dtype, args.device.type)
+    first = make_key(model, heads[0], cache.prefix_cache_dtype, dtype, arithmetic_of(args))
     return [first, *(first._replace(tokens=head.sha256()) for head in heads[1:])]
 
 
@@ -153,16 +153,15 @@ def _no_room(heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArgumen
     directory, limit = Path(arguments.cache.prefix_cache_dir), arguments.cache.prefix_cache_max_gb
     if not len(heads[0].labels):
         return f"--prefix_cache_max_gb {limit:g} has no room for a single pair of the training split"
-    missing = sum(
-        size_in_bytes(head, key) for head, key in zip(heads, keys, strict=True) if not open_cache(directory, key, head)
-    )
+    missing = [(head, key) for head, key in zip(heads, keys, strict=True) if not open_cache(directory, key, head)]
+    size = sum(size_in_bytes(head, key) for head, key in missing)
     try:
         free = shutil.disk_usage(directory).free
     except OSError as error:
         return f"--prefix_cache_dir {directory}: {error.strerror}"
-    if missing > free:
-        return f"it would take {missing / GIGABYTE:.2f} GB, and {directory} has {free / GIGABYTE:.2f} GB free"
-    return next(filter(None, (what_is_in_the_way(directory, key) for key in keys)), None)
+    if size > free:
+        return f"it would take {size / GIGABYTE:.2f} GB, and {directory} has {free / GIGABYTE:.2f} GB free"
+    return next(filter(None, (what_is_in_the_way(directory, key) for _, key in missing)), None)
 
 
 def _open_or_encode(

@@ -23,6 +23,8 @@ TEMPORARY = re.compile(rf"\..+\.{TOKEN}\.partial")
 
 def sync(path: Path) -> None:
     """Have a file, or a folder's list of names, reach the disk."""
+    if os.name == "nt":  # Windows does so with neither a folder nor a file that is open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

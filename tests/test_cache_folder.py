@@ -6,6 +6,7 @@ import pytest
 from recipe.cache_folder import is_ours, remove_cache, remove_orphans, unfinished_folder, unfinished_folders
 from recipe.caches import list_caches, prune
 from recipe.locks import lock
+from recipe.prefix_cache import open_cache
 
 NAME, TOKEN = "0123456789abcdef" * 2, "f" * 32
 
@@ -91,6 +92,14 @@ def test_what_is_not_ours_is_passed_by(tmp_path, args, kind):
     with unfinished_folder(tmp_path / "cache", NAME, args):
         pass
     assert snapshot(tmp_path) == before
+
+
+def test_a_cache_that_the_file_system_gives_another_owner_is_found_and_not_removed(encoded, tmp_path, monkeypatch):
+    _, tokens, key = encoded()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)  # as on a share that is mounted with a fixed owner
+    assert open_cache(tmp_path / "cache", key, tokens) is not None
+    assert prune(tmp_path / "cache", 0) == (0, 0)
+    assert open_cache(tmp_path / "cache", key, tokens) is not None
 
 
 def test_a_cache_that_is_read_stays_and_a_removal_leaves_nothing(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 from recipe import paying
 from recipe.arguments import FreezeArguments
-from recipe.cache_key import make_key
+from recipe.cache_key import arithmetic_of, make_key
 from recipe.caches import prune
 from recipe.encoding import encode
 from recipe.errors import RunError
@@ -40,9 +40,23 @@ def test_going_on_from_a_shallower_cache_gives_the_bytes_of_one_pass(
     assert caches["in steps"].manifest["crc32"] == caches["one pass"].manifest["crc32"]
 
 
-def test_another_kind_of_device_does_not_meet_an_old_cache(model, encoded):
-    _, tokens, key = encoded()
-    assert make_key(model, tokens, "float32", "float32", "cuda").name != key.name
+def test_another_arithmetic_does_not_meet_an_old_cache(model, split_tokens, arguments, monkeypatch):
+    args, tokens, names = arguments().training, split_tokens(), set()
+
+    def note():
+        names.add(make_key(model, tokens, "float32", "float32", arithmetic_of(args)).name)
+
+    note()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)  # gives the same bytes
+    note()
+    assert len(names) == 1
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    note()
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    note()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NO AVX")
+    note()
+    assert len(names) == 4
 
 
 @pytest.mark.parametrize(
