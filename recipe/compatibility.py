@@ -4,7 +4,7 @@ from typing import Any
 
 from recipe.arithmetic import refuse_other_precision
 from recipe.errors import UserError
-from recipe.identity import as_text
+from recipe.identity import as_text, default_of
 from recipe.training_fields import HONOURED
 
 UNSCALED = {"reduce_lr_on_plateau", "greedy"}  # schedules that are no function of the step alone
@@ -21,8 +21,8 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
     if old["trainable"] != new["trainable"]:
         raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")
     changed = []
-    for name in sorted(old["arguments"].keys() | new["arguments"].keys()):
-        before, now = old["arguments"].get(name), new["arguments"].get(name)
+    for name, now in sorted(new["arguments"].items()):
+        before = old["arguments"][name] if name in old["arguments"] else default_of(name)  # a flag that is newer
         flag = name.rpartition(".")[2]
         if before == now:
             continue

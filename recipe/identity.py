@@ -64,6 +64,13 @@ def given_arguments(arguments: RecipeArguments) -> dict[str, Any]:
     }
 
 
+def default_of(name: str) -> Any:
+    """What an argument is where it is not given, by the name that `given_arguments` has for it, JSON-ready."""
+    group, _, field = name.partition(".")
+    found = {each.name: each.default for each in dataclasses.fields(RecipeArguments.__annotations__[group])}
+    return json.loads(json.dumps(found[field], default=str))
+
+
 def make_identity(
     arguments: RecipeArguments, model: nn.Module, splits: Sequence[Split], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from transformers import BertConfig
 
 from recipe.checkpointing import checkpoint_folders
 from recipe.errors import UserError
-from recipe.identity import ARITHMETIC
+from recipe.identity import ARITHMETIC, default_of
+from recipe.manifest import open_checkpoint, seal
 from recipe.parsing import parse
 from recipe.prediction import PREDICTIONS, predict
 from recipe.training import train
@@ -221,6 +222,21 @@ def test_what_only_moves_the_work_about_is_free(begun, begun_once, tmp_path, wor
     _, again = begun
     again(*words)
     assert weights(tmp_path) == weights(begun_once.parent)
+
+
+def test_a_checkpoint_from_before_a_flag_goes_on_at_that_flags_default(begun):
+    folder, again = begun
+    path = folder / "checkpoint-9"
+    manifest = open_checkpoint(path).manifest
+    content = {key: value for key, value in manifest.items() if key not in ("files", "sha256")}
+    given = content["identity"]["arguments"]
+    for name in ("data.csv_quoting", "training.label_smoothing_factor"):
+        assert given.pop(name) == default_of(name)
+    given["training.a_flag_that_is_gone"] = 7
+    seal(path, content)
+    with pytest.raises(UserError, match=r"--label_smoothing_factor 0.1: it was 0.0 in "):
+        again("--label_smoothing_factor=0.1")
+    again()
 
 
 def test_moved_data_and_model_are_the_same_data_and_model(begun, begun_once, tmp_path, tiny_model, pairs_dir):
