@@ -32,6 +32,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, each of which reaches the disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync(each.parent)
+
+
 def write_json(path: Path, content: Any) -> None:
     """`write_text` of `content` as JSON; a path's byte that is not UTF-8 becomes an escape that reads back."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -84,7 +92,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, or `folder` is not empty any more.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     for left in folder.parent.glob(f".{folder.name}.*.partial"):
         if TEMPORARY.fullmatch(left.name) and not left.is_symlink():
             with contextlib.suppress(OSError):  # its writer lives, or it is another user's
@@ -147,7 +155,7 @@ def locked(folder: Path, token: str = "", name: str = LOCK) -> Iterator[None]:
     """
     made = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         held = lock(folder / name, create=True)
         _claim(folder / name, held.handle, token)
     except BlockingIOError:

@@ -1,6 +1,6 @@
 """Kills a run at every operation on a file that it makes, and looks whether the same command carries on.
 
-    python -m tests.kill_points [EVERY]
+    python -m tests.kill_points [EVERY [AGAIN]]
 
 One process imports everything and forks a child for each run, so that a kill costs a second. In the child an audit
 hook counts what Python does to files under the run's and the cache's folder, and torch.save and save_file, which the
@@ -147,8 +147,12 @@ def outcome(folder):
     return weights, sorted(str(path.relative_to(run)) for path in run.rglob("*"))
 
 
-def kill_matrix(words, folder, every=1):
-    """Kill a run at every `every`-th file operation: (operations, kills, what went wrong, a line each)."""
+def kill_matrix(words, folder, every=1, again=0):
+    """Kill a run at every `every`-th file operation: (operations, kills, what went wrong, a line each).
+
+    The run that goes on is killed as well, `again` times, each at an operation at random.
+    """
+    rng = random.Random(0)
 
     def command(name):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -158,13 +162,15 @@ def kill_matrix(words, folder, every=1):
     status, count = run_child(lambda: recipe_run(reference), folder / "whole", 0)
     assert status == 0, "the uninterrupted run failed"
     expected = outcome(folder / "whole")
-    wrong, kills = [], range(random.Random(0).randrange(every) + 1, count + 1, every)
+    wrong, kills = [], range(rng.randrange(every) + 1, count + 1, every)
     for at in kills:
         killed = command("killed")
         status, _ = run_child(lambda: recipe_run(killed), folder / "killed", at)  # noqa: B023 (run at once)
         if not os.WIFSIGNALED(status):
             wrong.append(f"kill {at} of {count}: the run was not killed")
             continue
+        for _ in range(again):  # and inside the resume, which may get through before
+            run_child(lambda: recipe_run(killed), folder / "killed", rng.randint(1, count // 2))  # noqa: B023
         status, _ = run_child(lambda: recipe_run(killed), folder / "killed", 0)  # noqa: B023
         if status != 0:
             wrong.append(f"kill {at} of {count}: the next run failed")
@@ -193,15 +199,15 @@ def tiny_words(folder):
     return [f"--{name}={value}" for name, value in given.items()]
 
 
-def main(every):
+def main(every, again=0):
     """The matrix on a tiny run, and at every operation the stock Trainer's beside it; prints one line of JSON."""
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        count, kills, wrong = kill_matrix(tiny_words(Path(folder)), Path(folder), every)
+        count, kills, wrong = kill_matrix(tiny_words(Path(folder)), Path(folder), every, again)
         told = {"operations": count, "kills": kills, "wrong": wrong}
-        if every == 1:
+        if every == 1 and not again:
             told["stock_kills"], told["stock_resumed"] = stock_matrix(Path(folder))
     print(json.dumps(told))
 
@@ -212,4 +218,4 @@ if __name__ == "__main__":
 
     import recipe.training  # noqa: F401
 
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    main(*map(int, sys.argv[1:] or [1]))

@@ -1,0 +1,137 @@
+"""Whatever a file system may lose when the power goes: what a run had finished is there, what it had not is absent."""
+
+import json
+import os
+import random
+import shutil
+import sys
+
+import pytest
+
+from recipe import sweep
+from recipe.checkpointing import newest_good
+from recipe.durable import locked, publish, staging_folder, whole_folder, write_json
+from recipe.errors import Missing
+from recipe.json_files import read_json
+from recipe.outputs import missing_files
+from recipe.prefix_cache import open_cache
+from recipe.restoring import open_resumable
+from recipe.resuming import _finished_report
+from recipe.trainer import FreezeTrainer
+from recipe.training import train
+from tests.power_loss import crash, recording
+
+
+@pytest.fixture
+def crashes(tmp_path):
+    """A function: each moment's crashes, laid out one after the other: (what was finished, the folder)."""
+
+    def lay_out(recorder, each=2):
+        rng, place = random.Random(0), tmp_path / "crashed"
+        for moment in recorder.moments:
+            for _ in range(each):
+                shutil.rmtree(place, ignore_errors=True)
+                crash(moment, place, rng)
+                yield moment.mark, place
+
+    return lay_out
+
+
+def test_the_method_finds_what_is_not_synced(tmp_path, monkeypatch, crashes):
+    """A file that is renamed and not fsynced, as it is often done, is found torn or lost; with both fsyncs, never."""
+    for careful in (False, True):
+        folder = tmp_path / str(careful)
+        folder.mkdir()
+        with recording(folder, monkeypatch) as recorder:
+            if careful:
+                write_json(folder / "a.json", {"a": 1})
+            else:
+                (folder / "partial").write_text('{"a": 1}')
+                os.replace(folder / "partial", folder / "a.json")
+            recorder.mark = "written"
+        found = {
+            (place / "a.json").read_text() if (place / "a.json").exists() else None
+            for mark, place in crashes(recorder, 40)
+            if mark == "written"
+        }
+        assert (found == {'{\n  "a": 1\n}\n'}) == careful
+        assert careful or found >= {None, "", '{"a": 1}'}
+
+
+def test_saves_and_final_files(arguments, tmp_path, monkeypatch, crashes):
+    """A save that has come back is there at every later crash, and a finished run is whole."""
+    real = FreezeTrainer._save_checkpoint
+    out = tmp_path / "disk" / "deep" / "run"
+    (tmp_path / "disk").mkdir()
+
+    def save(self, *args):
+        real(self, *args)
+        recorder.mark = self.state.global_step
+
+    monkeypatch.setattr(FreezeTrainer, "_save_checkpoint", save)
+    words = ["--prefix_cache=off", "--save_strategy=steps", "--save_steps=3", "--save_total_limit=2"]
+    with recording(tmp_path / "disk", monkeypatch) as recorder:
+        train(arguments(*words, f"--output_dir={out}", "--eval_strategy=steps", "--eval_steps=3"))
+        recorder.mark = "finished"
+    report = json.loads((out / "run.json").read_text())
+    seen = set()
+    for mark, disk in crashes(recorder):
+        place = disk / "deep" / "run"
+        told = _finished_report(place)
+        whole = told is not None and not missing_files(place, report["files"])
+        good, _ = newest_good(place, sys.maxsize, open_resumable)
+        assert whole or mark != "finished"
+        assert told is None or told["model_sha256"] == report["model_sha256"]
+        assert mark is None or whole or good.step >= (9 if mark == "finished" else mark)
+        seen.add((mark, whole))
+    assert seen >= {(None, False), (3, False), (6, False), (9, False), ("finished", True)}
+
+
+def test_a_cache(arguments, tmp_path, monkeypatch, crashes):
+    opened = []
+
+    def remember(*args):
+        opened.append(args)
+        return open_cache(*args)
+
+    monkeypatch.setattr("recipe.caching.open_cache", remember)
+    (tmp_path / "cache").mkdir()
+    with recording(tmp_path / "cache", monkeypatch) as recorder:
+        train(arguments("--prefix_cache=on"))
+    directory, *key = opened[0]
+    expected = open_cache(directory, *key).states
+    found = [open_cache(place, *key) for _, place in crashes(recorder)]
+    assert any(each is not None for each in found)
+    assert all(each is None or each.states.equal(expected) for each in found)
+
+
+def test_a_sweeps_record_a_merge_and_an_export(tmp_path, monkeypatch, crashes):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    record = {"settings": {}, "data": None, "majority": None, "caches": [], "points": []}
+    with recording(folder, monkeypatch) as recorder:
+        for number in range(3):
+            point = {"depth": number, "seed": 1, "accuracy": 1.0, "trainable": 1, **dict.fromkeys(sweep.SECONDS, 1.0)}
+            record["points"].append(point)
+            write_json(folder / sweep.RESULTS, record)
+            recorder.mark = (number + 1, False, False)
+        with whole_folder(folder / "model") as staging:
+            for name in ("config.json", "model.safetensors"):
+                (staging / name).write_text(name)
+        recorder.mark = (3, True, False)
+        with locked(folder / "deep" / "onnx"), staging_folder(folder / "deep" / "onnx") as staging:
+            for name in ("config.json", "model.onnx"):
+                (staging / name).write_text(name)
+            publish(staging, folder / "deep" / "onnx", last=("model.onnx",))
+        recorder.mark = (3, True, True)
+    for mark, place in crashes(recorder):
+        points, merged, exported = mark or (0, False, False)
+        try:
+            assert len(read_json(place / sweep.RESULTS, sweep.RECORD)["points"]) >= points
+        except Missing:
+            assert points == 0
+        model = {path.name: path.read_text() for path in (place / "model").glob("*")}
+        assert model == {name: name for name in ("config.json", "model.safetensors")} or not (model or merged)
+        onnx = {path.name: path.read_text() for path in (place / "deep" / "onnx").glob("[!.]*")}
+        assert all(name == content for name, content in onnx.items())
+        assert not exported or onnx.keys() == {"config.json", "model.onnx"}
