@@ -29,6 +29,11 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
     return sorted(filter(is_ours, _named(output_dir)), key=step_of, reverse=True)
 
 
+def linked_checkpoints(output_dir: Path) -> list[Path]:
+    """What is named as our checkpoints and is a link, which nothing follows."""
+    return [path for path in sorted(output_dir.glob("checkpoint-*")) if NAME.fullmatch(path.name) and path.is_symlink()]
+
+
 def strangers(output_dir: Path) -> list[Path]:
     """Another program's weights and optimizers in checkpoint-N folders, among which ours would come to lie."""
     foreign = [folder for folder in _named(output_dir) if not is_ours(folder)]

@@ -10,8 +10,10 @@ from recipe.arithmetic import other_arithmetic
 from recipe.checkpointing import (
     checkpoint_folders,
     clean,
+    linked_checkpoints,
     newest_good,
     rotate,
+    step_of,
     strangers,
 )
 from recipe.compatibility import WAY_OUT, compare
@@ -52,7 +54,7 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     """
     args, limit = arguments.training, sys.maxsize
     while True:
-        mine = together(args, lambda: _look(arguments, identity, rows, limit) if args.should_save else None)  # noqa: B023
+        mine = together(args, lambda: _find(arguments, identity, rows, limit) if args.should_save else None)  # noqa: B023
         found = from_all_ranks(args, mine)
         if found[0] is not None and found[0].finished:  # the model is the first rank's to write
             break
@@ -65,6 +67,24 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
     if args.should_save:
         _tidy(args, look)
     return look
+
+
+def _find(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
+    """`_look`, and a check that no link is in the way of a checkpoint that is to be saved."""
+    found = _look(arguments, identity, rows, limit)
+    for link in linked_checkpoints(Path(arguments.training.output_dir or ".")):
+        if found.step < step_of(link) and _saves_at(step_of(link), arguments, rows):
+            raise UserError(f"{link}: a link, which is not followed, where a checkpoint is to be saved; move it away")
+    return found
+
+
+def _saves_at(step: int, arguments: RecipeArguments, rows: int) -> bool:
+    args, last = arguments.training, total_steps(arguments, rows)
+    if args.save_strategy in ("no", "best"):
+        return step <= last and args.save_strategy == "best"
+    every = args.save_steps if args.save_steps >= 1 else math.ceil(last * args.save_steps)
+    each = steps_per_epoch(arguments, rows) if args.save_strategy == "epoch" else int(every)
+    return step == last or (step < last and step % each == 0)
 
 
 def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
@@ -154,7 +174,10 @@ def _refuse_past_end(checkpoint: Checkpoint, arguments: RecipeArguments, rows: i
 def total_steps(arguments: RecipeArguments, rows: int) -> int:
     """Optimizer steps of the whole run."""
     args = arguments.training
-    if args.max_steps > 0:
-        return args.max_steps
-    each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return math.ceil(args.num_train_epochs * math.ceil(rows / each))
+    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch(arguments, rows))
+
+
+def steps_per_epoch(arguments: RecipeArguments, rows: int) -> int:
+    """Optimizer steps of an epoch."""
+    args = arguments.training
+    return math.ceil(rows / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size))

@@ -248,6 +248,23 @@ def test_what_lies_in_a_checkpoints_place_stays_and_is_not_sealed(tmp_path):
         begin(tmp_path / "checkpoint-4")
 
 
+def test_a_linked_checkpoint_is_not_followed_and_in_the_way_only_where_one_is_saved(arguments, tmp_path):
+    theirs = make_checkpoint(tmp_path / "theirs", 9)
+    before = snapshot(theirs)
+    (tmp_path / "run").mkdir()
+    words = ["--num_train_epochs=2", "--prefix_cache=off", "--save_total_limit=1"]
+    (tmp_path / "run" / "checkpoint-9").symlink_to(theirs)
+    for resume in ("auto", "never"):
+        with pytest.raises(
+            UserError, match=r"checkpoint-9: a link, which is not followed, where a checkpoint is to be"
+        ):
+            train(arguments(*words, f"--resume={resume}"))
+    (tmp_path / "run" / "checkpoint-9").rename(tmp_path / "run" / "checkpoint-10")
+    train(arguments(*words, "--resume=never"))
+    assert (tmp_path / "run" / "checkpoint-10").is_symlink()
+    assert snapshot(theirs) == before
+
+
 def test_the_trainers_end_removes_our_checkpoints_alone(arguments, tmp_path):
     backup = tmp_path / "run" / "checkpoint-5-backup"
     backup.mkdir(parents=True)

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_run_killed_at_file_operations_carries_on_to_the_same_bytes():
-    """Every fortieth of the operations that `python -m tests.kill_points` kills at, and each time the resume as well."""
+    """Every fortieth of the operations that `python -m tests.kill_points` kills at, and each time the resume too."""
     command = [sys.executable, "-m", "tests.kill_points", "40", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
