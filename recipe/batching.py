@@ -4,6 +4,7 @@ Examples are put in order and grouped at the size of a whole optimizer step, whi
 micro-batches. How a step is cut up so never changes which examples it sees.
 """
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,7 +97,9 @@ class TrainBatches(IterableDataset):
         self.open_source, self.length_of, self.count = open_source, length_of, count
         self.shape, self.buffer_size, self.seed = shape, buffer_size, seed
         # epoch, and micro-batches of it to pass by; persistent workers must see them change
-        self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._place = torch.zeros(2, dtype=torch.int64)
+        with contextlib.suppress(RuntimeError):  # no room in /dev/shm, and so none for workers
+            self._place.share_memory_()
 
     @property
     def epoch(self) -> int:

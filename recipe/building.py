@@ -41,6 +41,7 @@ from recipe.reporting import RunReport
 from recipe.resuming import same_prefix, total_steps
 from recipe.tokens import SortedPairs, collate, read_tokens
 from recipe.trainer import FreezeTrainer
+from recipe.worker_memory import do_without_workers_where_short
 
 NO_PAIRS = SortedPairs(torch.empty(0), lambda index: {})  # in place of a validation split that is yet to be read
 
@@ -87,6 +88,7 @@ def build(
         for line in chain.from_iterable(map(describe_first_cut, splits)):
             say(args, line)
         trainer.eval_dataset = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
+    do_without_workers_where_short(arguments, cached[0].cache.states[0].nbytes if cached else 0)
     if checkpoint is not None:
         same_prefix(checkpoint, prefix)
     # what was encoded or measured meanwhile must not change what dropout draws

@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.errors import UserError
 from recipe.schedules import BY_METRIC
@@ -92,8 +90,9 @@ def check_combinations(arguments: RecipeArguments) -> None:
     data, training = arguments.data, arguments.training
     if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
         raise UserError(f"--label_names {' '.join(data.label_names)}: at least two different names are expected")
-    if training.fp16 and (training.use_cpu or not torch.accelerator.is_available()):
-        raise UserError("--fp16: it takes a GPU; on a CPU --bf16 computes in 16 bits")
+    if training.mixed_precision == "fp16" and training.device.type == "cpu":
+        asked = "--fp16" if training.fp16 else "ACCELERATE_MIXED_PRECISION fp16"
+        raise UserError(f"{asked}: it takes a GPU; on a CPU --bf16 computes in 16 bits")
     if training.dataloader_persistent_workers and not training.dataloader_num_workers:
         raise UserError("--dataloader_persistent_workers: there are no workers; --dataloader_num_workers N is expected")
     if training.early_stopping_patience is not None and training.eval_strategy == "no" and trains(training):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import re
 import shutil
 import traceback
@@ -66,7 +67,16 @@ def blame(args: FreezeTrainingArguments, error: Exception) -> str:
     if named and (name is None or name not in named):
         name = max(named, key=len)
     reason = one_line(error) or type(error).__name__
+    if name == "accelerator_config":
+        return f"{_settings(str(error))}: {reason}"
     return f"--{name} {_text(getattr(args, name))}: {reason}" if name else f"{type(error).__name__}: {reason}"
+
+
+def _settings(said: str) -> str:
+    """accelerate's settings in the environment, those that an error repeats before all others."""
+    found = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    named = {name: value for name, value in found.items() if len(value) > 1 and value.lower() in said.lower()}
+    return "accelerate" + "".join(f" {name}={value}" for name, value in sorted((named or found).items()))
 
 
 def _given(args: FreezeTrainingArguments) -> list[str]:
@@ -107,10 +117,13 @@ def tell_memory(args: FreezeTrainingArguments, error: Exception) -> None:
     """
     said = str(error)
     workers = args.dataloader_num_workers
-    if workers and (any(word in said for word in SHARED_MEMORY) or getattr(error, "errno", None) == errno.ENOSPC):
+    shared = any(word in said for word in SHARED_MEMORY)
+    if workers and (shared or getattr(error, "errno", None) == errno.ENOSPC):
         raise RunError(
             f"--dataloader_num_workers {workers}: {one_line(error, 120)}; {_shared()}; 0 loads in the run's own process"
         ) from error
+    if shared:
+        raise RunError(f"{one_line(error, 120)}; {_shared()}; a container takes more by --shm-size") from error
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in said for word in OUT_OF_MEMORY):
         train, eval_size = args.per_device_train_batch_size, args.per_device_eval_batch_size
         raise RunError(

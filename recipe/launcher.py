@@ -7,11 +7,13 @@ COUNTS = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "RO
 
 
 def forget_incomplete(environment: MutableMapping[str, str]) -> None:
-    """Take out a process's place among others where not all of it is there: no launcher is behind it then.
+    """Take out a process's place among others where not all of it is there, or it is none: no launcher is behind it.
 
     A LOCAL_RANK that a shell has kept would otherwise have the process wait for others, or say nothing of its errors.
     """
-    if any(name not in environment for name in PLACE):
+    numbers = [environment.get(name, "") for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE")]
+    whole = all(name in environment for name in PLACE) and all(number.isdecimal() for number in numbers)
+    if not whole or int(numbers[1]) >= int(numbers[2]):
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *COUNTS):
             environment.pop(name, None)
 

@@ -5,6 +5,8 @@ Each function but `Share.of` and `first_on_machine` is collective: every rank mu
 
 import os
 import socket
+import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +17,8 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.durable import LOCK, locked
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
+from recipe.text import one_line
 
 T = TypeVar("T")
 
@@ -30,6 +33,28 @@ class Share(NamedTuple):
     def of(cls, args: TrainingArguments) -> "Share":
         """From what the launcher says."""
         return cls(args.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@contextmanager
+def meeting(seconds: float = 15.0) -> Iterator[None]:
+    """Around the processes' first meeting: after `seconds` say what is waited for, which may be a launcher long gone.
+
+    Raises:
+        RunError: they did not find each other.
+    """
+    place = {name: os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    told = "process {RANK} of {WORLD_SIZE}, which meet at {MASTER_ADDR}:{MASTER_PORT}".format_map(place)
+    wait = f"{told}, waits for the others; where no launcher started it: unset RANK WORLD_SIZE LOCAL_RANK\n"
+    timer = threading.Timer(seconds, lambda: sys.stderr.write(wait) and None)
+    timer.daemon = True
+    if place["WORLD_SIZE"] not in ("?", "1"):
+        timer.start()
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        raise RunError(f"{told}: {one_line(error)}; a free port is named by --main_process_port") from error
+    finally:
+        timer.cancel()
 
 
 def from_all_ranks(args: TrainingArguments, value: Any) -> list[Any]:

@@ -23,6 +23,8 @@ def run(arguments: RecipeArguments) -> None:
     args = arguments.training
     trains = not (args.only_evaluates or args.only_predicts)
     scores, answers = args.only_evaluates or args.scores_after, args.do_predict
+    if args.push_to_hub and not trains:
+        raise UserError("--push_to_hub: the training command pushes, also of a finished run; leave it out here")
     if trains + scores + answers > 1:
         together(args, lambda: _check_splits(arguments, scores, answers))
     with in_one_line(args):

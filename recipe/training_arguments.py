@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from recipe.ranks import meeting
+
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
     """A dataclass field with its help."""
@@ -88,7 +90,8 @@ class FreezeTrainingArguments(TrainingArguments):
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
             self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 10_000
-        super().__post_init__()
+        with meeting():
+            super().__post_init__()
         # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
         # hands a cached batch's indices to the wrong rows
         self._n_gpu = min(self.n_gpu, 1)

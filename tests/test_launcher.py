@@ -1,13 +1,17 @@
+import time
+
 import pytest
 import torch
 from transformers import TrainingArguments
 
+from recipe.errors import RunError
 from recipe.launcher import PLACE, describe_processes, forget_incomplete
 from recipe.parsing import parse
+from recipe.ranks import meeting
 
 
 def test_a_place_among_others_counts_whole_or_not_at_all():
-    whole = dict.fromkeys(PLACE, "1")
+    whole = {**dict.fromkeys(PLACE, "1"), "WORLD_SIZE": "2"}
     kept = dict(whole)
     forget_incomplete(kept)
     assert kept == whole
@@ -50,3 +54,27 @@ def test_without_a_gpu_no_flag_has_to_say_so(tiny_model):
     args = parse([f"--model_name_or_path={tiny_model}", "--bf16"]).training
     assert args.use_cpu
     assert args.device.type == "cpu"
+
+
+def test_a_place_that_is_none_is_forgotten():
+    whole = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for wrong in ({"RANK": "x"}, {"RANK": "2"}, {"WORLD_SIZE": ""}):
+        environment = {**whole, **wrong}
+        forget_incomplete(environment)
+        assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & environment.keys()
+
+
+def test_who_is_waited_for_is_said_and_who_is_not_there_is_one_line(monkeypatch, capsys):
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "9"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    told = "process 1 of 2, which meet at elsewhere:9"
+
+    def nobody_comes():
+        time.sleep(0.2)
+        raise torch.distributed.DistNetworkError("no route\nto host")
+
+    with pytest.raises(RunError, match=rf"^{told}: no route to host; a free port") as error, meeting(0.01):
+        nobody_comes()
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().err.startswith(f"{told}, waits for the others; where no launcher started it: unset RANK")

@@ -113,6 +113,12 @@ def test_what_a_run_ran_out_of_is_said_with_what_to_lower(arguments, monkeypatch
         assert ("--per_device_train_batch_size 8" in str(found.value)) is (not told.startswith("--data"))
 
 
+def test_shared_memory_may_be_short_without_workers(arguments):
+    error = RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+    with pytest.raises(RunError, match=r"/dev/shm.*--shm-size"), in_one_line(arguments().training):
+        raise error
+
+
 def test_the_first_step_tells_what_it_cannot_do_and_later_ones_are_no_users_fault(arguments):
     args = arguments("--torch_empty_cache_steps=3").training
     error = NotImplementedError("torch_empty_cache_steps is for accelerators")
