@@ -54,6 +54,8 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
         sync(partial)
         os.replace(partial, path)
+    except OSError as error:  # a write's own does not say of what file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -69,12 +69,15 @@ def export(arguments: RecipeArguments) -> Agreement:
     check_labels(model, split, arguments.model.model_name_or_path)
     batches = list(_batches(arguments, tokenizer, split.pairs.take(min(PAIRS, split.rows))))
     folder = Path(args.output_dir or ".") / "onnx"
-    with locked(folder), staging_folder(folder) as staging:
-        _write_onnx(model, staging / ONNX)
-        agreement = _check(model, staging / ONNX, batches)
-        model.config.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        publish(staging, folder, last=(ONNX,))
+    try:
+        with locked(folder), staging_folder(folder) as staging:
+            _write_onnx(model, staging / ONNX)
+            agreement = _check(model, staging / ONNX, batches)
+            model.config.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            publish(staging, folder, last=(ONNX,))
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
     size = (folder / ONNX).stat().st_size / 1e6
     say(args, f"onnx            {folder / ONNX}, {size:,.1f} MB; batch and length are free")
     say(args, f"checked         {agreement.pairs:,} pairs of {split.source}: logits within {agreement.difference:.1e}")

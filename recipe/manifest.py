@@ -179,7 +179,8 @@ def remove_checkpoint(folder: Path) -> None:
         paths = [path for path in folder.rglob("*") if WRITTEN.fullmatch(path.name)]
         ours = [path.relative_to(folder) for path in paths]
         names = begun["files"] + [path.as_posix() for path in ours if path.parts[0] not in begun["others"]]
-    _remove(folder, [*filter(_inside, names), MANIFEST])
+    left = [path.name for path in folder.iterdir() if PARTIAL.fullmatch(path.name)]  # by a kill at this very point
+    _remove(folder, [*filter(_inside, names), *left, MANIFEST])
 
 
 def _remove(folder: Path, names: list[str]) -> None:

@@ -59,7 +59,7 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
         raise UserError(f"{args.model_name_or_path}: not the weights that {checkpoint.folder} was trained on top of")
     load_trainable(model, checkpoint.folder)
     try:
-        with whole_folder(folder) as staging:
+        with whole_folder(folder.resolve()) as staging:  # a link to an empty folder stays one
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
     except (OSError, SafetensorError) as error:

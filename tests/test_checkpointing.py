@@ -129,6 +129,7 @@ def test_what_a_kill_left_behind_is_removed_and_does_not_count(tmp_path, monkeyp
         killed.setattr("recipe.manifest._remove", lambda *_: None)
         remove_checkpoint(tmp_path / "checkpoint-4")  # killed while it was rotated away
     (tmp_path / "checkpoint-12" / "a").write_bytes(b"torn")
+    (tmp_path / "checkpoint-12" / f".manifest.json.{'a1' * 16}.partial").touch()
     (tmp_path / f".run.json.{'a1' * 16}.partial").touch()
     (tmp_path / f".staging.{'a1' * 16}.partial").mkdir()
     good, complaints = newest_good(tmp_path, sys.maxsize)

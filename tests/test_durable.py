@@ -55,8 +55,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(durable, "sync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as raised:
         write_text(tmp_path / "a", "new")
+    assert raised.value.filename == str(tmp_path / "a")
     with pytest.raises(OSError, match="No space"), whole_folder(tmp_path / "model") as staging:
         (staging / "config.json").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -72,6 +72,8 @@ def test_a_merge_without_room_leaves_nothing_and_says_so(arguments, tmp_path, mo
         rebuild(checkpoint, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
     monkeypatch.undo()
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to(tmp_path / "elsewhere")
     rebuild(checkpoint, out)
     assert outcome_files(out) >= {"config.json", "model.safetensors", "modeling.py", "tokenizer.json"}
 
