@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import BertConfig
+from transformers.activations import ACT2FN
 
 from recipe.arguments import DEFAULT_MODEL, ModelArguments
 from recipe.checkpointing import checkpoint_folders
@@ -78,6 +79,7 @@ def open_base(args: ModelArguments) -> Base:
         kind = _kind(name, values)
         kept = ENCODER + OF_A_RUN if kind == OURS else ENCODER
         config = BertPairwiseCLSConfig.from_dict({key: values[key] for key in kept if key in values})
+        _check_config(config)
     if args.dropout is not None:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.classifier_dropout = args.dropout
     return Base(args, kind, config, values.get("tokenizer_class"), options)
@@ -101,6 +103,15 @@ def _kind(name: str, values: dict[str, Any]) -> str:
                 f"positions are expected, such as {WORKING}"
             )
     return str(kind)
+
+
+def _check_config(config: BertPairwiseCLSConfig) -> None:
+    for key in ("num_hidden_layers", "num_attention_heads"):
+        if getattr(config, key) < 1:
+            found = getattr(config, key)
+            raise ValueError(f"{key} {found} in its config.json; at least 1 is expected")
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act {config.hidden_act!r:.40} in its config.json; gelu, relu or the like is expected")
 
 
 def _is_local(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,7 +90,9 @@ def check_combinations(arguments: RecipeArguments) -> None:
     """
     data, training = arguments.data, arguments.training
     if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
-        raise UserError(f"--label_names {' '.join(data.label_names)}: at least two different names are expected")
+        raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
+    if arguments.model.against is not None and not (training.only_evaluates or training.scores_after):
+        raise UserError(f"--against {arguments.model.against}: --do_eval compares with it; without that leave it out")
     if training.mixed_precision == "fp16" and training.device.type == "cpu":
         asked = "--fp16" if training.fp16 else "ACCELERATE_MIXED_PRECISION fp16"
         raise UserError(f"{asked}: it takes a GPU; on a CPU --bf16 computes in 16 bits")

@@ -1,16 +1,19 @@
 """A saved model's scores on a labelled split, with intervals, and beside another model's."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from recipe.arguments import RecipeArguments
+from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.data import Split, iterate, require_split
 from recipe.durable import write_json
 from recipe.errors import Damaged, Missing, UserError
 from recipe.json_files import read_json
 from recipe.metrics import accuracy_at, mcnemar, score
+from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
 from recipe.prediction import Answers, answer, check_labels, load_fine_tuned
 from recipe.progress import say
@@ -26,15 +29,16 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         UserError: the model has no classifier, its labels are not the data's, or the data have none.
     """
     args, name = arguments.training, arguments.data.eval_split or "validation"
-    split, answers = _answers(arguments)
+    split, answers, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source}
     folder = Path(args.output_dir or ".")
     if name != "validation":
         metrics |= _at_chosen_threshold(args, folder, answers)
-    if arguments.model.against is not None:
-        metrics["eval_mcnemar"] = _compare(arguments, answers)
+    if others is not None:
+        tested = mcnemar(answers.right, others.right)
+        metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
     if args.process_index > 0:
         return metrics
     path = folder / ("eval_results.json" if name == "validation" else f"eval_results_{name}.json")
@@ -47,11 +51,39 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     return metrics
 
 
-def _answers(arguments: RecipeArguments) -> tuple[Split, Answers]:
+def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None]:
+    """The split, and to it the answers of the model and of the one that --against names, both loaded before."""
     model, tokenizer = load_fine_tuned(arguments)
+    other = open_against(arguments)
     split = open_labelled(arguments)
     check_labels(model, split, arguments.model.model_name_or_path)
-    return split, answer(arguments, model, tokenizer, split)
+    if other is None:
+        return split, answer(arguments, model, tokenizer, split), None
+    with _naming_against():
+        check_labels(other[0], split, arguments.model.against)
+    return split, answer(arguments, model, tokenizer, split), answer(arguments, *other, split)
+
+
+def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:
+    """The model that --against names, with its tokenizer; None where it names none.
+
+    Raises:
+        UserError: it is no model that this recipe saved.
+    """
+    name = arguments.model.against
+    if name is None:
+        return None
+    with _naming_against():
+        return load_fine_tuned(arguments._replace(model=ModelArguments(model_name_or_path=name)))
+
+
+@contextlib.contextmanager
+def _naming_against() -> Iterator[None]:
+    """Let an error name the flag that was given."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--model_name_or_path", "--against", 1)) from error
 
 
 def open_labelled(arguments: RecipeArguments) -> Split:
@@ -80,10 +112,3 @@ def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers
         return {}
     at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)
     return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}
-
-
-def _compare(arguments: RecipeArguments, answers: Answers) -> dict[str, Any]:
-    """McNemar's test against the model that --against names, on the same pairs."""
-    model = arguments.model.against
-    _, others = _answers(arguments._replace(model=type(arguments.model)(model_name_or_path=model)))
-    return {"against": model, "accuracy": float(others.right.mean()), **mcnemar(answers.right, others.right)}

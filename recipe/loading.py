@@ -34,7 +34,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     config = BertConfig(tokenizer_class=base.tokenizer_class, name_or_path=base.name)
     with reading(base.name):
         tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
-    _check_tokenizer(base, tokenizer)
+        _check_tokenizer(base, tokenizer)  # a vocabulary of something else fails only where it is used
     return tokenizer
 
 
@@ -94,7 +94,7 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
     _check_report(base, report, keep_classifier)
     if not keep_classifier and "classifier.weight" not in report["missing_keys"]:
         _draw_anew(model)  # a stock one reads a pooler that is not here, a run's may have other labels
-    _check_finite(base, model.named_parameters())
+    _check_values(base, model.named_parameters())
     return model
 
 
@@ -155,10 +155,16 @@ def _bare(name: str) -> str:
     return name.removeprefix("bert.").removeprefix("ernie.")
 
 
-def _check_finite(base: Base, weights: Iterable[tuple[str, Tensor]]) -> None:
+def _check_values(base: Base, weights: Iterable[tuple[str, Tensor]]) -> None:
     for name, value in weights:
         if not bool(value.isfinite().all()):
             raise UserError(f"{base.flag}: {name} holds NaN or infinity; weights that are numbers are expected")
+        # Zeros are a download that stopped, other whole numbers are quantised; an embedding or a bias may be 0.
+        if name.endswith(("dense.weight", "query.weight", "word_embeddings.weight")) and not bool(value.frac().any()):
+            raise UserError(
+                f"{base.flag}: {name} holds whole numbers alone, as an incomplete or quantised file does; weights in "
+                "full precision are expected"
+            )
 
 
 @contextlib.contextmanager

@@ -86,6 +86,8 @@ def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[
 
 def _missing(where: str, key: str, record: Mapping[str, Any]) -> BadRow:
     header = " (line 1 is read as the column names)" if isinstance(record, TableRow) else ""
+    if header and len(record) == 1:  # separated by something else
+        header = " (line 1 is read as the column names, between commas in a .csv file and tabs in a .tsv file)"
     return BadRow(f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}{header}")
 
 
@@ -97,8 +99,9 @@ def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
         raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
     if not any(map(_seen, value)):
         raise BadRow(f"{where}: {key} " + (f"has no visible character: {value!a:.40}" if value.strip() else "is empty"))
-    if HALF.search(value):
-        raise BadRow(f"{where}: {key} holds half a character (a lone surrogate): {value!r:.40}")
+    if half := HALF.search(value):
+        what = "a byte that is not UTF-8" if "\udc80" <= half[0] <= "\udcff" else "half a character (a lone surrogate)"
+        raise BadRow(f"{where}: {key} holds {what}: {value!r:.40}")
     if len(value) > LONGEST:
         raise BadRow(f"{where}: {key} has {len(value):,} characters; at most {LONGEST:,} are expected")
     return value

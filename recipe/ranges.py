@@ -70,5 +70,6 @@ def check_ranges(values: Mapping[str, Any]) -> None:
             value = values.get(name)
             if value is not None and not holds(value):
                 shown = f"{value:g}" if isinstance(value, float) else value
-                most = f" and at most {MOST}" if isinstance(value, int) and value > MOST else ""
+                limited = isinstance(value, int) and value > MOST and holds(MOST) and not holds(MOST + 1)
+                most = f" and at most {MOST}" if limited else ""
                 raise UserError(f"--{name} {shown}: {expected} is expected{most}")

@@ -7,7 +7,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.data import require_split
 from recipe.errors import UserError
-from recipe.evaluation import evaluate, open_labelled
+from recipe.evaluation import evaluate, open_against, open_labelled
 from recipe.failures import in_one_line
 from recipe.prediction import predict
 from recipe.ranks import together
@@ -41,6 +41,7 @@ def _check_splits(arguments: RecipeArguments, scores: bool, answers: bool) -> No
     """Open what is needed only after hours."""
     if scores:
         open_labelled(arguments)
+        open_against(arguments)
     if answers and arguments.data.test_file == "-":
         raise UserError("--test_file -: answers go to standard output; --do_predict alone is expected")
     if answers:

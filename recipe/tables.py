@@ -22,6 +22,8 @@ class TableRow(dict):
 def table_rows(path: Path, lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[tuple[str, Any]]:
     """The rows as ("file:line", TableRow), or a BadRow where fields are missing or too many; line 1 names the columns.
 
+    Rows without any text at the end of the file, which Excel leaves of emptied ones, are none.
+
     Args:
         quoted: whether quotes enclose fields; else a quote is a character like any other.
 
@@ -32,6 +34,7 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str, quoted: bool) -
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(lines, delimiter=delimiter, **quoting)
     header: list[str] = []
+    empty: list[tuple[str, list[str]]] = []
     while True:
         start = reader.line_num + 1
         try:
@@ -40,18 +43,24 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str, quoted: bool) -
             return
         except csv.Error as error:
             kind, way = ("TSV" if delimiter == "\t" else "CSV"), " (--csv_quoting none: a quote is text)" * quoted
+            if str(error).startswith("new-line character"):  # csv's advice is for who opened the file
+                error, way = csv.Error("a carriage return alone; lines that end in a line feed are expected"), ""
             raise UserError(f"{path}:{start}: not a {kind} row: {error}{way}") from error
         where = f"{path}:{start}"
         if not header:
             header = checked_header(where, fields)
-        elif fields and len(fields) != len(header):
-            yield where, BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}")
-        elif fields:
-            yield where, _row(header, fields)
+        elif not any(fields):
+            empty += [(where, fields)] * bool(fields)
+        else:
+            for place, row in [*empty, (where, fields)]:
+                yield place, _row(place, header, row)
+            empty = []
 
 
-def _row(header: list[str], fields: list[str]) -> TableRow:
+def _row(where: str, header: list[str], fields: list[str]) -> TableRow | BadRow:
     """A row; an id that is a whole number is one, since a table has no other way to write it."""
+    if len(fields) != len(header):
+        return BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}")
     row = TableRow(zip(header, fields, strict=True))
     for key in ("id", "idx"):
         if WHOLE.fullmatch(row.get(key, "")):
@@ -65,7 +74,8 @@ def checked_header(where: str, names: list[str]) -> list[str]:
     Raises:
         UserError: one stands twice, as it may where line 1 is no header.
     """
-    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    named = list(filter(None, names))  # Excel keeps columns that were emptied, without a name
+    name, count = Counter(named).most_common(1)[0] if named else ("", 0)
     if count > 1:
         expected = "each column name once is expected (line 1 is read as the column names)"
         raise UserError(f"{where}: the column {name!r:.40} stands twice; {expected}")

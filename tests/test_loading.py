@@ -86,6 +86,12 @@ def remove_vocabulary(folder):
     (folder / "tokenizer.json").unlink()
 
 
+def replace_vocabulary(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "vocab.txt").write_text("<html>\n<body>\nnot found\n</body>\n")
+
+
 def insert_tokens(folder):
     content = json.loads((folder / "tokenizer.json").read_text())
     words = [
@@ -135,7 +141,11 @@ DAMAGES = [
     (set_config(quantization_config={"bits": 4}), "quantization_config {'bits': 4}: weights in full precision"),
     (set_config(hidden_size="wide"), "cannot be loaded: "),
     (set_config(num_attention_heads=5), "cannot be loaded: "),
-    (set_config(hidden_act="swoosh"), "cannot be loaded: "),
+    (set_config(hidden_act="swoosh"), "cannot be loaded: ValueError: hidden_act 'swoosh' in its config.json; gelu"),
+    (set_config(num_hidden_layers=0), "num_hidden_layers 0 in its config.json; at least 1 is expected"),
+    (change_weight(QUERY, torch.zeros_like), f"bert.{QUERY} holds whole numbers alone"),
+    (change_weight(QUERY, lambda value: (value * 127).to(torch.int8)), f"bert.{QUERY} holds whole numbers alone"),
+    (replace_vocabulary, "cannot be loaded: Exception: WordPiece error: Missing [UNK] token"),
 ]
 
 

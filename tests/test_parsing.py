@@ -91,6 +91,9 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
         (["--num_train_epochs", "0"], "--num_train_epochs 0"),
         (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0"),
         (["--label_names", "one"], "--label_names one"),
+        (["--label_names", "0 1"], "--label_names '0 1': at least two different names"),
+        (["--seed", "5000000000"], "--seed 5000000000: a whole number from 0 to 4294967295 is expected"),
+        (["--against", "FOLDER"], "--against FOLDER: --do_eval compares with it"),
     ],
 )
 def test_command_line_errors(words, told):
@@ -118,7 +121,9 @@ def test_yaml_means_what_is_written(tmp_path):
 
 def test_a_tilde_is_the_users_folder_in_every_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/user")
-    arguments = parse([*(f"--{name}=~/x" for name in PATHS), "--train_file", "~/train-*.jsonl"])
+    arguments = parse(
+        ["--do_train", "--do_eval", *(f"--{name}=~/x" for name in PATHS), "--train_file", "~/train-*.jsonl"]
+    )
     values = {name: value for part in arguments for name, value in vars(part).items()}
     assert {name: values[name] for name in PATHS if name != "train_file"} == dict.fromkeys(
         set(PATHS) - {"train_file"}, "/home/user/x"

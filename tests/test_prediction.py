@@ -175,3 +175,5 @@ def test_two_models_are_compared_on_the_same_pairs(arguments, model, tmp_path, c
     )
     assert (test["only_first_right"] - test["only_second_right"]) / 30 == pytest.approx(first - second)
     assert "McNemar p = " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^--against \S+ no such folder"):
+        evaluate(words(model, "--do_eval", "--against=/missing"))

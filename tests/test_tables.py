@@ -83,6 +83,14 @@ def test_csv_quoting_settles_it_and_what_was_decided_is_said(tmp_path):
     ("content", "told"),
     [
         (b"a\tb\t1\nc\td\t0\n", r":2: no 'sentence1' among the keys a, b, 1 \(line 1 is read as the column names\)"),
+        (
+            b"sentence1,sentence2,label\na,b,1\n",
+            r":2: no 'sentence1' .* between commas in a .csv file and tabs in a .tsv",
+        ),
+        (
+            b"sentence1\tsentence2\ra\tb\r",
+            r":1: not a TSV row: a carriage return alone; .* in a line feed are expected$",
+        ),
         (b"1\ta\t1\nc\td\t0\n", r":1: the column '1' stands twice; .* \(line 1 is read as the column names\)"),
     ],
 )
@@ -91,6 +99,14 @@ def test_a_file_without_a_header_is_told_that_line_1_was_read_as_one(tmp_path, c
     path.write_bytes(content)
     with pytest.raises(UserError, match=told):
         open_split(DataArguments(train_file=str(path)), "train")
+
+
+def test_what_excel_leaves_of_emptied_rows_and_columns_is_neither(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sentence1,sentence2,label,,\na,b,1,,\n,,,,\nc,d,0,,\n,,,,\n,,,,\n")
+    rows = list(read_rows(path))
+    assert [where.rpartition(":")[2] for where, _ in rows] == ["2", "3", "4"]
+    assert [row["sentence1"] for _, row in rows] == ["a", "", "c"]  # a row between others is one, and empty
 
 
 def test_a_column_of_ids_is_numbers_where_it_holds_numbers(tmp_path):
