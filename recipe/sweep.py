@@ -34,7 +34,14 @@ RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
 SECONDS = {f"{part}_seconds": float for part in ("encode", "train", "total")}
 DATA = {str: (str, None)}
 POINT = {"depth": int, "seed": int, "accuracy": float, "trainable": int, **SECONDS}
-RECORD = {"settings": dict, "data": (DATA, None), "majority": (float, None), "caches": [str], "points": [POINT]}
+RECORD = {
+    "settings": dict,
+    "base?": dict,
+    "data": (DATA, None),
+    "majority": (float, None),
+    "caches": [str],
+    "points": [POINT],
+}
 RUN = {"trainable_parameters": int, "identity": {"data": DATA}, **SECONDS}
 SCORES = {"eval_accuracy?": float, "eval_majority_baseline?": float}
 
@@ -123,7 +130,12 @@ def _train_point(words: list[str], place: Path, record: dict[str, Any], depth: i
     data = result.pop("data")
     if record["data"] not in (None, data):
         raise UserError(f"{place.parent / RESULTS}: was begun with other data; name another --output_dir")
-    record["data"], record["majority"] = data, result.pop("majority")
+    base = result.pop("base")
+    if record.get("base", base) != base:
+        raise UserError(
+            f"{place.parent / RESULTS}: was begun with another base or tokenizer; name another --output_dir"
+        )
+    record["data"], record["base"], record["majority"] = data, base, result.pop("majority")
     return {"depth": depth, "seed": seed, **result}
 
 
@@ -140,6 +152,7 @@ def _result(place: Path) -> dict[str, Any]:
         "train_seconds": run["train_seconds"],
         "total_seconds": run["total_seconds"],
         "data": run["identity"]["data"],
+        "base": {name: run["identity"].get(name) for name in ("config", "tokenizer", "tokenizer_options")},
     }
 
 

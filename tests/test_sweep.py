@@ -50,6 +50,10 @@ def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monke
     assert "found" in log
     sweep(words, [0, 2, 4], [1, 2], 0.5)
     assert len(trained) == 7
+    record["base"]["config"]["hidden_act"] = "relu"
+    (folder / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"sweep.json: was begun with another base or tokenizer"):
+        sweep(words, [4], [3], 0.5)
     with pytest.raises(UserError, match=r"--learning_rate 0.01: .*sweep.json was begun with 0.0001"):
         sweep([*words, "--learning_rate=0.01"], [0], [1], 0.5)
 
