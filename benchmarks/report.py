@@ -55,9 +55,7 @@ def print_table(content: dict[str, Any], names: dict[str, str]) -> None:
 
 def draw(content: dict[str, Any], names: dict[str, str], path: Path) -> None:
     """A bar chart of three epochs, encoding apart from training."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    os.environ["MPLBACKEND"] = "Agg"  # whatever a notebook has set
     from matplotlib import pyplot
 
     systems = content["systems"]

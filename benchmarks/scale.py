@@ -147,9 +147,7 @@ def measure_ranks(folder: Path, rounds: int) -> dict[str, Any]:
 
 def draw(points: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Rows against seconds, and against memory."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    os.environ["MPLBACKEND"] = "Agg"  # whatever a notebook has set
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
