@@ -1,5 +1,6 @@
 """Ratios, table and chart of a benchmark's results."""
 
+import os
 from pathlib import Path
 from typing import Any
 
