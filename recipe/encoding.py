@@ -98,11 +98,22 @@ def encode(
 
 def _deepest_shallower(directory: Path, key: CacheKey, tokens: Tokens) -> PrefixCache | None:
     """What there is to go on from: the same pairs, in batches of the same composition, on the same kind of device."""
+    if not _may_extend(key):
+        return None
     for depth in range(key.depth - 1, 0, -1):
         cache = open_cache(directory, key.at_depth(depth), tokens)
         if cache is not None and is_intact(directory, key.at_depth(depth), cache):
             return cache
     return None
+
+
+def _may_extend(key: CacheKey) -> bool:
+    """Whether a layer can be handed what a cache holds, and give the bytes of one pass.
+
+    float32 states are computed to more digits than 16 bits hold; rounding them at each layer, as a pass that can be
+    gone on with has to, would make the error of the stored states three times as large.
+    """
+    return key.dtype == "float32" or key.compute_dtype != "float32"
 
 
 def _fill(
@@ -117,15 +128,15 @@ def _fill(
 ) -> None:
     run = _prefix_runner(model, tokens, key, base, args.device)
     batches = list(equal_length_batches(tokens.lengths, batch_tokens(args.device)))[share.rank :: share.ranks]
-    offsets = rows_per_pair(tokens, key)
+    offsets, computed = rows_per_pair(tokens, key), getattr(torch, key.compute_dtype)
     total = sum(int(tokens.lengths[batch].sum()) for batch in batches)
     with Progress(args, total, f"encoding {source}", "token") as progress, torch.inference_mode():
         for batch in batches:
-            output = run(batch, states.dtype)
+            output = run(batch, states.dtype if _may_extend(key) else computed).to(states.dtype)
             rows = offsets[batch][:, None] + torch.arange(output.shape[1])
             states[rows.view(-1)] = output.reshape(-1, output.shape[-1]).cpu()
             if not bool(output.isfinite().all()):
-                raise RunError(_why_not_finite(model, key, run(batch, getattr(torch, key.compute_dtype))))
+                raise RunError(_why_not_finite(model, key, run(batch, computed)))
             progress.advance(int(tokens.lengths[batch].sum()))
 
 
@@ -145,10 +156,10 @@ def _why_not_finite(model: BertForPairwiseCLS, key: CacheKey, states: Tensor) ->
 def _prefix_runner(
     model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, base: PrefixCache | None, device: torch.device
 ) -> Callable[[Tensor, torch.dtype], Tensor]:
-    """A function: indices of pairs of one length, storage type -> their states (batch, tokens, hidden), on `device`.
+    """A function: indices of pairs of one length, and the type of what a layer hands to the next -> their states.
 
-    Each layer hands on what a cache of its depth would hold, rounded to the storage type. So a prefix that goes on from
-    a shallower one's cache has the same bytes as one that is computed in one pass.
+    The states (batch, tokens, hidden) are on `device`. Handing on what a cache would hold gives the same bytes in one
+    pass as in several.
     """
     dtype = getattr(torch, key.compute_dtype)
     start = base.manifest["depth"] if base else 0
@@ -158,7 +169,7 @@ def _prefix_runner(
         layers = copy.deepcopy(layers).to(dtype)
     layers, embeddings = layers.to(device).eval(), model.bert.embeddings.to(device).eval()
 
-    def run(batch: Tensor, stored: torch.dtype) -> Tensor:
+    def run(batch: Tensor, handed_on: torch.dtype) -> Tensor:
         """The states of pairs of one length."""
         if base is not None:
             states = base.gather(batch.tolist())[0].to(device)
@@ -167,7 +178,7 @@ def _prefix_runner(
             ids, types = tokens.input_ids[places].to(device), tokens.token_type_ids[places].long().to(device)
             states = embeddings(input_ids=ids, token_type_ids=types)
         for layer in layers:
-            states = layer(states.to(dtype), None).to(stored)
+            states = layer(states.to(dtype), None).to(handed_on)
         return states
 
     return run

@@ -34,7 +34,8 @@ def test_going_on_from_a_shallower_cache_gives_the_bytes_of_one_pass(
             freeze(model, FreezeArguments(freeze_layers=depth))
             key = make_key(model, tokens, dtype, compute_dtype)
             caches[name] = encode(model, tokens, key, tmp_path / name, "train", args, Share.of(args))
-    assert caches["in steps"].manifest["extended_from_depth"] == 2
+    extended = dtype == "float32" or compute_dtype == "bfloat16"  # else a step in 16 bits would cost digits
+    assert caches["in steps"].manifest["extended_from_depth"] == (2 if extended else None)
     assert caches["one pass"].manifest["extended_from_depth"] is None
     assert torch.equal(caches["in steps"].states, caches["one pass"].states)
     assert caches["in steps"].manifest["crc32"] == caches["one pass"].manifest["crc32"]
