@@ -1,7 +1,9 @@
 """What a checkpoint is before its weights are read: a folder or a name on the Hub, its kind, its configuration."""
 
 import contextlib
+import pickle
 import shlex
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,9 +154,16 @@ def _refuse_pointers(folder: Path) -> None:
 def reading(name: str) -> Iterator[None]:
     """Make one line of whatever a torn or foreign file of the checkpoint fails with."""
     try:
-        yield
+        with warnings.catch_warnings():  # torch's of a file's pickle, beside the one line
+            warnings.simplefilter("ignore", UserWarning)
+            yield
     except UserError:
         raise
+    except pickle.UnpicklingError as error:  # torch's own message advises to run the code in it
+        raise UserError(
+            f"--model_name_or_path {name}: pytorch_model.bin holds other things than weights, which are not loaded; "
+            "model.safetensors, or a file of weights alone, is expected"
+        ) from error
     except Exception as error:  # torn files fail in as many ways as there are formats
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"--model_name_or_path {name}: cannot be loaded: {type(error).__name__}: {reason}") from error

@@ -185,7 +185,8 @@ def _parquet_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         table = parquet.ParquetFile(file)
         names = checked_header(str(path), table.schema_arrow.names)
         wanted = [name for name in names if name in ("sentence1", "sentence2", "label", "id", "idx")]
-        for batch in table.iter_batches(batch_size=1024, columns=wanted):
+        # pyarrow's threads over a file of Python's can hang the exit (apache/arrow issue 50482)
+        for batch in table.iter_batches(batch_size=1024, columns=wanted, use_threads=False):
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path} row {number}", record

@@ -32,7 +32,7 @@ def yaml_items(path: Path) -> list[tuple[str, int, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         root = yaml.compose(text, Loader=_TextLoader)
-        values = yaml.load(text, Loader=_TextLoader) or {}
+        values = yaml.load(text, Loader=_TextLoader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; the first argument is a YAML file or a --flag") from error
     except UnicodeDecodeError as error:
@@ -45,10 +45,12 @@ def yaml_items(path: Path) -> list[tuple[str, int, Any]]:
         raise UserError(f"{path}:1: not YAML: nested too deep") from None
     except (ValueError, TypeError, AttributeError) as error:  # of a tag that its value does not fit, such as !!float x
         raise UserError(f"{path}:1: not YAML: {error}") from None
+    if root is None or values is None:  # nothing but comments, or null
+        return []
     if not isinstance(values, dict):
         raise UserError(f"{path}:1: 'flag: value' lines are expected, not a {type(values).__name__}")
     lines: dict[str, int] = {}
-    for key in (key for key, _ in root.value) if root else ():
+    for key, _ in root.value:
         if lines.setdefault(str(key.value), key.start_mark.line + 1) != key.start_mark.line + 1:
             raise UserError(
                 f"{path}:{key.start_mark.line + 1}: {key.value!r} stands in line {lines[key.value]} already"

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,11 @@ def replace_vocabulary(folder):
     (folder / "vocab.txt").write_text("<html>\n<body>\nnot found\n</body>\n")
 
 
+def pickle_weights(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": print}))
+
+
 def insert_tokens(folder):
     content = json.loads((folder / "tokenizer.json").read_text())
     words = [
@@ -145,6 +151,7 @@ DAMAGES = [
     (set_config(num_hidden_layers=0), "num_hidden_layers 0 in its config.json; at least 1 is expected"),
     (change_weight(QUERY, torch.zeros_like), f"bert.{QUERY} holds whole numbers alone"),
     (change_weight(QUERY, lambda value: (value * 127).to(torch.int8)), f"bert.{QUERY} holds whole numbers alone"),
+    (pickle_weights, "pytorch_model.bin holds other things than weights, which are not loaded; model.safetensors"),
     (replace_vocabulary, "cannot be loaded: Exception: WordPiece error: Missing [UNK] token"),
 ]
 

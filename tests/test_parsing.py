@@ -49,6 +49,7 @@ def test_yaml_gives_defaults_and_the_command_line_wins(tmp_path):
         ("seed: 1\nlearning_rate: fast\n", ":2: --learning_rate: invalid float value: 'fast'"),
         ("seed: [\n", ": not YAML"),
         ("- seed\n", ":1: 'flag: value' lines are expected, not a list"),
+        ("[]\n", ":1: 'flag: value' lines are expected, not a list"),
         ("seed: 1\nbf16: yes\nseed: 2\n", ":3: 'seed' stands in line 1 already"),
         ("seed: [1, 2]\n", ":1: --seed: one value is expected, not a list of 2"),
         ("evaluation_strategy: epoch\n", ":1: unknown key 'evaluation_strategy'; what does it here is --eval_strategy"),
@@ -101,6 +102,11 @@ def test_command_line_errors(words, told):
         parse(words)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "null\n", "~\n", "{}\n", "---\n"])
+def test_a_yaml_file_without_entries_gives_none(tmp_path, text):
+    assert parse([str(write(tmp_path / "run.yaml", text)), "--seed=3"]).training.seed == 3
 
 
 def test_yaml_means_what_is_written(tmp_path):
