@@ -60,7 +60,9 @@ def complete(
     answers = None
     if pairs is not None and report.metrics and (CARD in names or SCORES in names):
         answers = answer_pairs(trainer, pairs)
-        report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
+        if "eval_confusion_matrix" not in report.metrics:  # else what the run said of itself stays
+            scores = score(answers.logits, answers.labels)
+            report.metrics |= {f"eval_{key}": value for key, value in scores.items()}
     if args.process_index == 0:
         _write(arguments, trainer, report, names)
         trainer.state.log_history = _log(folder)
