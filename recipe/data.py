@@ -9,7 +9,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import DataArguments
-from recipe.data_files import open_files
+from recipe.data_files import check_shards, open_files
 from recipe.errors import RunError, UserError
 from recipe.hub import is_hubs
 from recipe.hub_dataset import open_hub
@@ -42,7 +42,9 @@ def _split_paths(args: DataArguments, name: str) -> list[Path]:
     named = getattr(args, f"{name}_file")
     if named is not None:
         return named_files(f"--{name}_file", named)
-    return find_split(Path(args.data_dir), name) if args.data_dir else []
+    found = find_split(Path(args.data_dir), name) if args.data_dir else []
+    check_shards(args.data_dir, found)
+    return found
 
 
 def require_split(args: DataArguments, name: str) -> Split:
@@ -61,7 +63,7 @@ def _near_misses(args: DataArguments, name: str) -> list[str]:
     """What in --data_dir has the split's name and a form that is not read, such as train.txt or train.zip."""
     if not args.data_dir:
         return []
-    names = tuple(SPLITS[name])
+    names = (*SPLITS[name], "val") if name == "validation" else SPLITS[name]
     found = [path.name for path in sorted(Path(args.data_dir).iterdir()) if path.name.lower().startswith(names)]
     return [f"{', '.join(found[:3])[:120]} is there, which is none of the forms that are read"] if found else []
 

@@ -263,6 +263,22 @@ def test_a_file_of_the_splits_name_in_another_form_is_named(tmp_path, name):
         require_split(DataArguments(data_dir=str(tmp_path)), "train")
 
 
+def test_a_validation_split_called_otherwise_is_named(tmp_path):
+    (tmp_path / "val.json").touch()
+    with pytest.raises(UserError, match="val.json is there, .* validation.json .* is expected"):
+        require_split(DataArguments(data_dir=str(tmp_path)), "validation")
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    for number in (0, 2):
+        write_jsonl(tmp_path / f"train-0000{number}-of-00003.jsonl", make_pairs(4, number))
+    with pytest.raises(UserError, match="2 of 3 shards are there; train-00001-of-00003 is missing"):
+        require_split(DataArguments(data_dir=str(tmp_path)), "train")
+    (tmp_path / "train-00000-of-00003.jsonl").rename(tmp_path / "train-00001-of-00003.jsonl")
+    write_jsonl(tmp_path / "train-00003-of-00003.jsonl", make_pairs(4, 3))  # some count from 1
+    assert require_split(DataArguments(data_dir=str(tmp_path)), "train").rows == 12
+
+
 def test_without_a_hub_the_three_ways_out_are_said(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
