@@ -265,7 +265,7 @@ def test_a_file_of_the_splits_name_in_another_form_is_named(tmp_path, name):
 
 def test_a_validation_split_called_otherwise_is_named(tmp_path):
     (tmp_path / "val.json").touch()
-    with pytest.raises(UserError, match="val.json is there, .* validation.json .* is expected"):
+    with pytest.raises(UserError, match=r"val\.json is there, .* validation\.json .* is expected"):
         require_split(DataArguments(data_dir=str(tmp_path)), "validation")
 
 
