@@ -89,6 +89,9 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
                 f"{word}: the YAML file stands first, and there is one: run_freeze.py {word} --flag value ..."
             )
     blank = Namespace(**{action.dest: _NOT_GIVEN for action in parser._actions})
+    for word in words:
+        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for the end of the flags
+            raise UserError(f"{word[:-1].rstrip('-=')} --: a value is expected")
     parsed, rest = parser.parse_known_args(words, blank)
     if rest:
         raise UserError(_unknown(rest[0], words, parser._option_string_actions))

@@ -94,6 +94,7 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
         (["--label_names", "one"], "--label_names one"),
         (["--label_names", "0 1"], "--label_names '0 1': at least two different names"),
         (["--seed", "5000000000"], "--seed 5000000000: a whole number from 0 to 4294967295 is expected"),
+        (["--seed=--"], "--seed --: a value is expected"),
         (["--against", "FOLDER"], "--against FOLDER: --do_eval compares with it"),
     ],
 )
