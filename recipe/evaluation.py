@@ -14,6 +14,7 @@ from recipe.errors import Damaged, Missing, UserError
 from recipe.json_files import read_json
 from recipe.metrics import accuracy_at, mcnemar, score
 from recipe.modeling import BertForPairwiseCLS
+from recipe.outputs import check_writable
 from recipe.pairs import UNLABELLED
 from recipe.prediction import Answers, answer, check_labels, load_fine_tuned
 from recipe.progress import say
@@ -29,11 +30,13 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         UserError: the model has no classifier, its labels are not the data's, or the data have none.
     """
     args, name = arguments.training, arguments.data.eval_split or "validation"
+    folder = Path(args.output_dir or ".")
+    if args.process_index == 0:
+        check_writable(folder)
     split, answers, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source}
-    folder = Path(args.output_dir or ".")
     if name != "validation":
         metrics |= _at_chosen_threshold(args, folder, answers)
     if others is not None:

@@ -48,6 +48,36 @@ def check_output(folder: Path, base: str) -> None:
             )
 
 
+def check_free(path: Path, ours: bool) -> None:
+    """Check that a sweep or a search may write `path`: it is new or `ours`, and no link, which would lead elsewhere.
+
+    Raises:
+        UserError: it may not.
+    """
+    if path.is_symlink() or (path.exists() and not ours):
+        raise UserError(
+            f"--output_dir {path.parent}: {path.name} is there, which this command did not write and would replace; "
+            "name another folder"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Check that `folder` can be written to, or made; nothing of it stays.
+
+    Raises:
+        UserError: it cannot.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with staging_folder(folder):
+            pass
+        for each in missing:
+            each.rmdir()
+    except OSError as error:
+        raise UserError(f"--output_dir {folder}: {error.strerror}; a folder that can be written is expected") from error
+
+
 def _is_a_runs(folder: Path) -> bool:
     """Whether a run wrote to it, finished or not."""
     if any(TEMPORARY.fullmatch(path.name) for path in folder.iterdir()):

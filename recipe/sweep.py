@@ -24,11 +24,14 @@ from recipe.errors import Damaged, Missing, OneLineParser, UserError, exit_on_er
 from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
 from recipe.json_files import read_json
-from recipe.outputs import remove_run
+from recipe.loading import load_model
+from recipe.outputs import check_free, remove_run, staged
 from recipe.parsing import parse
 from recipe.prefix_cache import WRITER
 from recipe.ranges import check_ranges
+from recipe.streams import may_be_lost
 from recipe.training import train
+from recipe.weights import fingerprint
 
 RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
 SECONDS = {f"{part}_seconds": float for part in ("encode", "train", "total")}
@@ -37,6 +40,7 @@ POINT = {"depth": int, "seed": int, "accuracy": float, "trainable": int, **SECON
 RECORD = {
     "settings": dict,
     "base?": dict,
+    "weights?": str,
     "data": (DATA, None),
     "majority": (float, None),
     "caches": [str],
@@ -62,7 +66,8 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
     if not 0 <= tolerance <= 100:
         raise UserError(f"--tolerance {tolerance:g}: points of accuracy, 0 to 100, are expected")
     base = parse(words)
-    layers = open_base(base.model).config.num_hidden_layers
+    opened = open_base(base.model)
+    layers = opened.config.num_hidden_layers
     chosen = sorted(set(range(layers + 1) if depths is None else depths))
     if chosen[0] < 0 or chosen[-1] > layers:
         raise UserError(
@@ -70,7 +75,10 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
         )
     folder = Path(base.training.output_dir or ".")
     with locked(folder):
-        record = _open_record(folder / RESULTS, base)
+        begun = (folder / RESULTS).exists() or (folder / LOG).exists()
+        check_free(folder / FIGURE, begun)
+        check_free(folder / LOG, begun)
+        record = _open_record(folder / RESULTS, base, fingerprint(load_model(opened).bert, trained=True))
         total = len(chosen) * len(seeds)
         for number, (depth, seed) in enumerate(((depth, seed) for depth in chosen for seed in seeds), 1):
             place = folder / f"depth-{depth}-seed-{seed}"
@@ -80,27 +88,32 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
                 _drop_shallower(Path(base.cache.prefix_cache_dir), record["caches"], depth)
             remove_run(place)  # only now: a kill before loses no point
             point = _find(record, depth, seed)[0]
-            print(
-                f"{number:>3} of {total}  depth {depth:>2}  seed {seed}  accuracy {point['accuracy']:.2f}", flush=True
-            )
+            _tell(f"{number:>3} of {total}  depth {depth:>2}  seed {seed}  accuracy {point['accuracy']:.2f}")
     points = [each for depth in chosen for seed in seeds for each in _find(record, depth, seed)]
     summaries = summarise(points, chosen)
     told = recommend(summaries, tolerance)
-    draw_sweep(summaries, record["majority"], folder / FIGURE)
-    print(f"\n{format_table(summaries, points)}\n\n{told}\n\nfigure          {folder / FIGURE}")
-    print("next            make tune, for the depth that you choose (--freeze_layers in configs/tune.yaml)")
+    with staged(folder) as staging:
+        draw_sweep(summaries, record["majority"], staging / FIGURE)
+    _tell(f"\n{format_table(summaries, points)}\n\n{told}\n\nfigure          {folder / FIGURE}")
+    _tell("next            make tune, for the depth that you choose (--freeze_layers in configs/tune.yaml)")
     return told
 
 
-def _open_record(path: Path, base: RecipeArguments) -> dict[str, Any]:
-    """What an earlier call of the same sweep has found out."""
+def _tell(text: str) -> None:
+    """Print where somebody reads; a sweep's results are in its folder, so that it goes on where nobody does."""
+    with may_be_lost():
+        print(text, flush=True)
+
+
+def _open_record(path: Path, base: RecipeArguments, weights: str) -> dict[str, Any]:
+    """What an earlier call of the same sweep has found out, from the same `weights`."""
     settings = json.loads(json.dumps(given_arguments(base), default=str))
     settings["model_name_or_path"] = base.model.model_name_or_path
     settings.pop("training.seed")
     try:
         record = read_json(path, RECORD)
     except Missing:
-        return {"settings": settings, "data": None, "majority": None, "caches": [], "points": []}
+        return {"settings": settings, "weights": weights, "data": None, "majority": None, "caches": [], "points": []}
     except Damaged as damage:
         raise UserError(f"{damage}; remove it, or name another --output_dir") from None
     different = [key for key in settings if record["settings"].get(key) != settings[key]]
@@ -109,6 +122,11 @@ def _open_record(path: Path, base: RecipeArguments) -> dict[str, Any]:
         raise UserError(
             f"--{different[0].split('.')[-1]} {new}: {path} was begun with {old}; give the old one, or name another "
             "--output_dir"
+        )
+    if record.setdefault("weights", weights) != weights:
+        raise UserError(
+            f"--model_name_or_path {base.model.model_name_or_path}: {path} was begun with other weights; "
+            "name another --output_dir"
         )
     return record
 

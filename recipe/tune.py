@@ -18,6 +18,7 @@ from torch import nn
 from recipe.building import build
 from recipe.durable import locked, write_text
 from recipe.errors import OneLineParser, RunError, UserError, exit_on_error
+from recipe.outputs import check_free
 from recipe.parsing import parse
 from recipe.progress import say
 from recipe.signals import stop_requests
@@ -25,7 +26,7 @@ from recipe.study import STUDY, keeping, open_study, require_optuna, trials_done
 from recipe.trainer import FreezeTrainer
 from recipe.training import prepare
 
-BEST = "best.yaml"
+BEST, HEAD = "best.yaml", "# Trial "
 
 
 def search_space(trial: Any) -> dict[str, Any]:
@@ -56,21 +57,23 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
         raise UserError("--eval_strategy no: a search compares accuracies; epoch is expected")
     folder = Path(args.output_dir or ".")
     with locked(folder), stop_requests():
+        best = folder / BEST
+        check_free(best, best.is_file() and best.read_bytes().startswith(HEAD.encode()))
         made = prepare(arguments)
         trainer = build(arguments, made.model, made.tokenizer, made.tokenized, made.report)
         trainer.model_init = _first_weights(made.model)
         study = open_study(folder, arguments, made.report.identity)
         with keeping(folder / STUDY):
             _search(trainer, study, trials)
-            write_text(folder / BEST, best_yaml(words, study))
-            best, trial, tried = study.best_params, study.best_trial, study.trials
+            write_text(best, best_yaml(words, study))
+            params, trial, tried = study.best_params, study.best_trial, study.trials
     pruned = sum(each.state.name == "PRUNED" for each in tried)
     say(args, f"best accuracy   {trial.value:.4f} in trial {trial.number} of {len(tried)}")
     say(args, f"pruned          {pruned}")
-    say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in best.items())}")
+    say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in params.items())}")
     say(args, "note            validation was searched on, so this accuracy flatters the settings")
-    say(args, f"next            python run_freeze.py {folder / BEST}")
-    return best
+    say(args, f"next            python run_freeze.py {best}")
+    return params
 
 
 def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
@@ -121,7 +124,7 @@ def best_yaml(words: list[str], study: Any) -> str:
                 values[name] = getattr(value, "value", value)
     values |= {**study.best_params, "output_dir": f"{parse(words).training.output_dir}/best"}
     return (
-        f"# Trial {study.best_trial.number} of {len(study.trials)}: accuracy {study.best_value:.4f} on the validation\n"
+        f"{HEAD}{study.best_trial.number} of {len(study.trials)}: accuracy {study.best_value:.4f} on the validation\n"
         "# split, which was searched on, so that it flatters these settings.\n"
         + yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
     )

@@ -6,7 +6,7 @@ import pytest
 
 from recipe.errors import UserError
 from recipe.manifest import begin
-from recipe.outputs import check_output, missing_files
+from recipe.outputs import check_output, check_writable, missing_files
 from recipe.training import train
 
 
@@ -19,6 +19,15 @@ def test_a_folder_with_somebody_elses_files_is_refused_before_anything_is_read(a
         with pytest.raises(UserError, match=rf"^--output_dir .*: {name} is there, which no run of this recipe wrote"):
             train(arguments(f"--output_dir={output}", "--train_file=/no/such/file"))
     assert os.listdir() == [name]
+
+
+def test_a_folder_is_tried_before_it_is_needed(tmp_path):
+    (tmp_path / "file").touch()
+    check_writable(tmp_path / "new" / "folder")
+    for place in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(UserError, match=rf"--output_dir {place}: .*; a folder that can be written is expected"):
+            check_writable(place)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_run_never_takes_the_place_of_its_base(arguments, tiny_model, tmp_path):

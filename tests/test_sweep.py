@@ -54,6 +54,9 @@ def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monke
     (folder / "sweep.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"sweep.json: was begun with another base or tokenizer"):
         sweep(words, [4], [3], 0.5)
+    (folder / "sweep.json").write_text(json.dumps(record | {"weights": "others"}))
+    with pytest.raises(UserError, match=r"--model_name_or_path .*sweep.json was begun with other weights; name"):
+        sweep(words, [4], [3], 0.5)
     with pytest.raises(UserError, match=r"--learning_rate 0.01: .*sweep.json was begun with 0.0001"):
         sweep([*words, "--learning_rate=0.01"], [0], [1], 0.5)
 
@@ -86,6 +89,15 @@ def test_what_a_sweep_wrote_is_read_as_it_was_written_or_refused(words, tmp_path
         (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"sweep.json: .*; remove it, or name another --output_dir"):
             sweep(words, [0], [1], 0.5)
+
+
+@pytest.mark.parametrize("name", ["sweep.log", "sweep.png"])
+def test_a_link_is_not_written_through(words, tmp_path, name):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=rf"--output_dir .*: {name} is there, which this command did not write"):
+        sweep(words, [0], [1], 0.5)
+    assert not (tmp_path / "outside").exists()
 
 
 def test_a_points_folder_keeps_what_is_not_the_runs(tmp_path):

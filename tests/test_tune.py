@@ -33,6 +33,9 @@ def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir,
     with pytest.raises(UserError, match=r"study.db: a search with another --seed"):
         tune([*words, "--seed=1"], 4)
     assert tune(words, 3) == best
+    path.write_text("learning_rate: 1.0e-5\n")
+    with pytest.raises(UserError, match=r"best.yaml is there, which this command did not write and would replace"):
+        tune(words, 3)
     with pytest.raises(UserError, match=r"--trials 0: a whole number of at least 1 is expected"):
         tune(words, 0)
 
