@@ -33,8 +33,6 @@ def require_optuna() -> Any:
 def open_study(folder: Path, arguments: RecipeArguments, identity: dict[str, Any]) -> Any:
     """The study in `folder`, begun where there is none; nobody else may write there meanwhile.
 
-    Trials that a killed search left running are closed.
-
     Raises:
         UserError: what is there is no study, or one of other data, weights or arguments.
     """
@@ -47,6 +45,23 @@ def open_study(folder: Path, arguments: RecipeArguments, identity: dict[str, Any
             study.set_user_attr("of", mine)
             storage.engine.dispose()
             publish(staging, folder, last=(STUDY,))
+    return _load(folder, mine)
+
+
+def check_study(folder: Path, arguments: RecipeArguments) -> None:
+    """Check what can be known of the study in `folder`, if there is one, before anything is read or encoded.
+
+    Raises:
+        UserError: it is no study, or one of other arguments.
+    """
+    path = folder / STUDY
+    if path.exists() or path.is_symlink():
+        _load(folder, [_kept(arguments)])
+
+
+def _load(folder: Path, mine: list[dict[str, Any]]) -> Any:
+    """The study in `folder`, if it is of `mine`; trials that a killed search left running are closed."""
+    optuna, path = require_optuna(), folder / STUDY
     try:
         if path.is_symlink() or not path.is_file():
             raise ValueError("not a file")
@@ -72,13 +87,22 @@ def _url(folder: Path) -> str:
 
 def _followed_from(arguments: RecipeArguments, identity: dict[str, Any]) -> list[dict[str, Any]]:
     """All that a trial's result follows from besides what is searched for, JSON-ready."""
-    given = given_arguments(arguments)
-    kept = {name: value for name, value in given.items() if name.rpartition(".")[2] not in SEARCHED}
     others = {name: identity[name] for name in ("config", "tokenizer", "tokenizer_options", "labels")}
     of: list[dict[str, Any]] = json.loads(
-        json.dumps([kept, identity["data"], identity["weights"], others], default=str)
+        json.dumps([_kept(arguments), identity["data"], identity["weights"], others], default=str)
     )
     return of
+
+
+def _kept(arguments: RecipeArguments) -> dict[str, Any]:
+    """The arguments that are not searched for, JSON-ready."""
+    given = given_arguments(arguments)
+    kept: dict[str, Any] = json.loads(
+        json.dumps(
+            {name: value for name, value in given.items() if name.rpartition(".")[2] not in SEARCHED}, default=str
+        )
+    )
+    return kept
 
 
 def _changed(before: Any, mine: list[dict[str, Any]]) -> str:

@@ -22,7 +22,7 @@ from recipe.outputs import check_free
 from recipe.parsing import parse
 from recipe.progress import say
 from recipe.signals import stop_requests
-from recipe.study import STUDY, keeping, open_study, require_optuna, trials_done
+from recipe.study import STUDY, check_study, keeping, open_study, require_optuna, trials_done
 from recipe.trainer import FreezeTrainer
 from recipe.training import prepare
 
@@ -59,6 +59,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     with locked(folder), stop_requests():
         best = folder / BEST
         check_free(best, best.is_file() and best.read_bytes().startswith(HEAD.encode()))
+        check_study(folder, arguments)
         made = prepare(arguments)
         trainer = build(arguments, made.model, made.tokenizer, made.tokenized, made.report)
         trainer.model_init = _first_weights(made.model)

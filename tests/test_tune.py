@@ -32,6 +32,7 @@ def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir,
     assert parsed.training.output_dir == str(tmp_path / "tune" / "best")
     with pytest.raises(UserError, match=r"study.db: a search with another --seed"):
         tune([*words, "--seed=1"], 4)
+    assert "prefix cache" not in capsys.readouterr().out.rpartition("next ")[2]  # refused before anything is read
     assert tune(words, 3) == best
     path.write_text("learning_rate: 1.0e-5\n")
     with pytest.raises(UserError, match=r"best.yaml is there, which this command did not write and would replace"):
