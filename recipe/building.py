@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -28,7 +28,6 @@ from recipe.cached_split import CachedSplit, TokenizedSplit, describe_first_cut,
 from recipe.caching import cache_prefix
 from recipe.checkpointing import Checkpoint
 from recipe.data import Examples, iterate, iterate_batches
-from recipe.errors import UserError
 from recipe.failures import as_refusal
 from recipe.gpu import COMPILED, compile_tail, place
 from recipe.loss import mean_loss
@@ -36,7 +35,7 @@ from recipe.metrics import compute_metrics
 from recipe.modeling import BertForPairwiseCLS
 from recipe.preflight import preflight
 from recipe.progress import EpochLines, say
-from recipe.ranks import together
+from recipe.ranks import check_sharding, together
 from recipe.reporting import RunReport
 from recipe.resuming import same_prefix, total_steps
 from recipe.tokens import SortedPairs, collate, read_tokens
@@ -71,6 +70,29 @@ def build(
     before = checkpoint.manifest["prefix"] if checkpoint else None
     cached = cache_prefix(model, splits, arguments, before)
     report.encode_seconds = time.perf_counter() - start
+    prefix = _feed(trainer, arguments, splits, cached, before)
+    if checkpoint is not None:
+        same_prefix(checkpoint, prefix)
+    # what was encoded or measured meanwhile must not change what dropout draws
+    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+    trainer.run = {
+        "identity": report.identity,
+        "prefix": prefix,
+        "base_model": arguments.model.model_name_or_path or DEFAULT_MODEL,
+        "frozen_prefix_depth": model.prefix_depth,
+    }
+    return trainer
+
+
+def _feed(
+    trainer: FreezeTrainer,
+    arguments: RecipeArguments,
+    splits: list[TokenizedSplit],
+    cached: list[CachedSplit] | None,
+    before: str | None,
+) -> str:
+    """Give the trainer its batches, from the cache or the tokens; returns how the frozen prefix comes to the tail."""
+    args, model = arguments.training, trainer.model
     prefix = describe_prefix(cached)
     whole = cached is not None and all(each.whole for each in cached)
     if args.compile_tail != "off" and not whole:
@@ -89,17 +111,7 @@ def build(
             say(args, line)
         trainer.eval_dataset = sorted_pairs(splits[1].examples) if len(splits) > 1 else None
     do_without_workers_where_short(arguments, cached[0].cache.states[0].nbytes if cached else 0)
-    if checkpoint is not None:
-        same_prefix(checkpoint, prefix)
-    # what was encoded or measured meanwhile must not change what dropout draws
-    enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
-    trainer.run = {
-        "identity": report.identity,
-        "prefix": prefix,
-        "base_model": arguments.model.model_name_or_path or DEFAULT_MODEL,
-        "frozen_prefix_depth": model.prefix_depth,
-    }
-    return trainer
+    return prefix
 
 
 def train_batches(split: TokenizedSplit, arguments: RecipeArguments) -> TrainBatches:
@@ -151,17 +163,6 @@ class EpochOrder(TrainerCallback):
         steps = math.ceil(len(batches) / args.gradient_accumulation_steps)
         epoch, passed = divmod(state.global_step, steps)
         batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
-
-
-def check_sharding(environment: Mapping[str, str]) -> None:
-    """Check that FSDP, where accelerate switched it on, gives whole weights to save: the Trainer saves none otherwise.
-
-    Raises:
-        UserError: it does not.
-    """
-    kind = environment.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
-    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != "FULL_STATE_DICT":
-        raise UserError(f"fsdp_state_dict_type {kind}: the model could not be saved; FULL_STATE_DICT is expected")
 
 
 def build_trainer(

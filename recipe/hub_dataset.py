@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import datasets
+import pyarrow
 from datasets.packaged_modules.cache.cache import Cache
 
 from recipe.arguments import DataArguments
@@ -66,6 +67,8 @@ def _pairs(rows: Examples, source: str, check: dict[str, Any]) -> Examples:
 
 def _load(args: DataArguments, name: str) -> tuple[Examples, str]:
     flag = f"--dataset_name {args.dataset_name}"
+    # Parquet that pyarrow reads through a Python file may keep the interpreter from ending (apache/arrow#50482)
+    pyarrow.set_cpu_count(1)
     copy = _prepared(args)
     online = require_hub("--dataset_name", args.dataset_name, "dataset", cached=copy is not None)
     try:

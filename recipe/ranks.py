@@ -1,6 +1,6 @@
 """The processes of a run, on one machine or several: what they tell each other, and what they share.
 
-Each function but `Share.of` and `first_on_machine` is collective: every rank must call it.
+Each function but `Share.of`, `first_on_machine` and `check_sharding` is collective: every rank must call it.
 """
 
 import os
@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -137,3 +137,14 @@ def _read_token(folder: Path) -> str | None:
         return (folder / LOCK).read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+def check_sharding(environment: Mapping[str, str]) -> None:
+    """Check that FSDP, where accelerate switched it on, gives whole weights to save: the Trainer saves none otherwise.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind = environment.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and kind != "FULL_STATE_DICT":
+        raise UserError(f"fsdp_state_dict_type {kind}: the model could not be saved; FULL_STATE_DICT is expected")

@@ -61,7 +61,7 @@ def run(endpoint, tmp_path, *words):
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     base = ["--max_length", "32", "--use_cpu", "--num_train_epochs", "2", "--prefix_cache", "off"]
     command = [sys.executable, str(ROOT / "run_freeze.py"), *base, *words]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])

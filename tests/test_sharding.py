@@ -8,9 +8,9 @@ from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from recipe.building import check_sharding
 from recipe.checkpointing import checkpoint_folders, strangers
 from recipe.errors import UserError
+from recipe.ranks import check_sharding
 from recipe.training import train
 from tests.kill_points import outcome
 from tests.launching import fork_ranks, small_run

@@ -166,7 +166,8 @@ def test_the_command_line_fails_in_one_line(tmp_path, tiny_model):
         "--max_length",
         64,
     ]
-    done = subprocess.run([sys.executable, "run_freeze.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "run_freeze.py", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"run_freeze.py: error: --data_dir {tmp_path}: no train split in it")
