@@ -98,7 +98,7 @@ def caches(folder, build, identity):
 
 
 def swept(folder, build, identity):
-    sweep._open_record(folder / "run" / "sweep.json", build())
+    sweep._open_record(folder / "run" / "sweep.json", build(), "0" * 64)
     sweep._result(folder / "run")
 
 
@@ -108,7 +108,7 @@ def merge(folder, build, identity):
         rebuild(checkpoint, folder / "new")
 
 
-SWEEP = {"settings": {}, "data": None, "majority": 50.0, "caches": ["a"], "points": []}
+SWEEP = {"settings": {}, "weights": "0" * 64, "data": None, "majority": 50.0, "caches": ["a"], "points": []}
 SWEEP["points"] = [{"depth": 0, "seed": 1, "accuracy": 5.0, "trainable": 9, **dict.fromkeys(sweep.SECONDS, 1.0)}]
 CASES = [
     ("run/checkpoint-9/manifest.json", [resume, merge]),
