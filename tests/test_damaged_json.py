@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipe import reporting, resuming, sweep
@@ -135,7 +135,7 @@ def put(path, text):
 
 
 @pytest.mark.parametrize(("name", "readers"), CASES, ids=[name for name, _ in CASES])
-@QUICK
+@settings(QUICK, max_examples=48)
 @given(data=st.data())
 def test_json_of_another_shape_is_one_line(made, name, readers, data):
     folder, build, identity = made
