@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from recipe.errors import UserError
+
 
 class Depth(NamedTuple):
     """What the seeds say of one depth; accuracies in percent."""
@@ -36,6 +38,20 @@ def half_width(values: Sequence[float]) -> float | None:
 def layers_to_freeze(depth: int) -> str:
     """--freeze_layers for a depth."""
     return {0: "none", 1: "0"}.get(depth, f"0-{depth - 1}")
+
+
+def choose_depths(depths: Sequence[int] | None, layers: int) -> list[int]:
+    """The depths to train, from shallow to deep; all that a model of so many layers has where none are named.
+
+    Raises:
+        UserError: the model has no such depth.
+    """
+    chosen = sorted(set(range(layers + 1) if depths is None else depths))
+    if chosen[0] < 0 or chosen[-1] > layers:
+        raise UserError(
+            f"--depths {' '.join(map(str, chosen))}: the model has {layers} layers; 0 to {layers} is expected"
+        )
+    return chosen
 
 
 def summarise(points: Sequence[dict[str, Any]], depths: Sequence[int]) -> list[Depth]:

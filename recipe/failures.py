@@ -7,7 +7,7 @@ import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,13 @@ OUT_OF_MEMORY = (
 SHARED_MEMORY = ("DataLoader worker", "shared memory", "/torch_", "unable to mmap", "unable to resize")
 
 
-@contextmanager
-def as_refusal(args: FreezeTrainingArguments) -> Iterator[None]:
+def as_refusal(args: FreezeTrainingArguments) -> AbstractContextManager[None]:
     """Take an error of the libraries, while a run is put together, for a refusal of its arguments.
 
     Raises:
         UserError: any, with the flag at fault where that can be told.
     """
-    try:
-        yield
-    except OURS:
-        raise
-    except Exception as error:
-        tell_memory(args, error)
-        raise UserError(blame(args, error)) from error
+    return in_one_line(args, begun=lambda: False)
 
 
 def blame(args: FreezeTrainingArguments, error: Exception) -> str:

@@ -21,6 +21,7 @@ class Reporter:
 
     def __getattr__(self, event: str) -> Callable[..., Any]:
         def report(*args: Any, **words: Any) -> Any:
+            """Tell the reporter of the event, unless it has failed before."""
             if self.given_up:
                 return None
             try:

@@ -18,7 +18,7 @@ from recipe.arguments import RecipeArguments
 from recipe.base_model import open_base
 from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
-from recipe.depths import format_table, layers_to_freeze, recommend, summarise
+from recipe.depths import choose_depths, format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
 from recipe.errors import Damaged, Missing, OneLineParser, UserError, exit_on_error
 from recipe.figures import draw_sweep
@@ -67,12 +67,7 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
         raise UserError(f"--tolerance {tolerance:g}: points of accuracy, 0 to 100, are expected")
     base = parse(words)
     opened = open_base(base.model)
-    layers = opened.config.num_hidden_layers
-    chosen = sorted(set(range(layers + 1) if depths is None else depths))
-    if chosen[0] < 0 or chosen[-1] > layers:
-        raise UserError(
-            f"--depths {' '.join(map(str, chosen))}: the model has {layers} layers; 0 to {layers} is expected"
-        )
+    chosen = choose_depths(depths, opened.config.num_hidden_layers)
     folder = Path(base.training.output_dir or ".")
     with locked(folder):
         begun = (folder / RESULTS).exists() or (folder / LOG).exists()
