@@ -29,6 +29,11 @@ class ModelArguments:
     )
     dropout: float | None = option(None, "Overrides the checkpoint's hidden, attention and classifier dropout, 0 to 1.")
 
+    @property
+    def name(self) -> str:
+        """The folder or the name on the Hub, the default where none was given."""
+        return self.model_name_or_path or DEFAULT_MODEL
+
 
 @dataclass
 class DataArguments:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from transformers import BertConfig
 from transformers.activations import ACT2FN
 
-from recipe.arguments import DEFAULT_MODEL, ModelArguments
+from recipe.arguments import ModelArguments
 from recipe.checkpointing import checkpoint_folders
 from recipe.errors import UserError
+from recipe.file_names import WEIGHTS
 from recipe.hub import require_hub
-from recipe.manifest import WEIGHTS
 from recipe.modeling import BertPairwiseCLSConfig
 
 OURS = BertPairwiseCLSConfig.model_type
@@ -53,17 +53,12 @@ class Base(NamedTuple):
     @property
     def name(self) -> str:
         """The folder or the name on the Hub."""
-        return name_of(self.args)
+        return self.args.name
 
     @property
     def flag(self) -> str:
         """What an error begins with."""
         return f"--model_name_or_path {self.name}"
-
-
-def name_of(args: ModelArguments) -> str:
-    """The model that the arguments name, or the default."""
-    return args.model_name_or_path or DEFAULT_MODEL
 
 
 def open_base(args: ModelArguments) -> Base:
@@ -72,7 +67,7 @@ def open_base(args: ModelArguments) -> Base:
     Raises:
         UserError: no such folder or repository, the Hub is out of reach, or the model is no BERT.
     """
-    name = name_of(args)
+    name = args.name
     options: dict[str, Any] = {"local_files_only": _is_local(name)}
     if not options["local_files_only"]:
         options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", "config.json")

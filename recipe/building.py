@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from recipe.arguments import DEFAULT_MODEL, FreezeTrainingArguments, RecipeArguments
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
 from recipe.cached_split import CachedSplit, TokenizedSplit, describe_first_cut, describe_prefix
 from recipe.caching import cache_prefix
@@ -37,7 +37,7 @@ from recipe.preflight import preflight
 from recipe.progress import EpochLines, say
 from recipe.ranks import check_sharding, together
 from recipe.reporting import RunReport
-from recipe.resuming import same_prefix, total_steps
+from recipe.resuming import same_prefix
 from recipe.tokens import SortedPairs, collate, read_tokens
 from recipe.trainer import FreezeTrainer
 from recipe.worker_memory import do_without_workers_where_short
@@ -65,7 +65,7 @@ def build(
     unread = NO_PAIRS if len(splits) > 1 else None
     plain = train_batches(splits[0], arguments)
     trainer = together(args, lambda: build_trainer(args, model, tokenizer, plain, unread))
-    together(args, lambda: preflight(trainer, total_steps(arguments, splits[0].rows)))
+    together(args, lambda: preflight(trainer, args.total_steps(splits[0].rows)))
     start = time.perf_counter()
     before = checkpoint.manifest["prefix"] if checkpoint else None
     cached = cache_prefix(model, splits, arguments, before)
@@ -78,7 +78,7 @@ def build(
     trainer.run = {
         "identity": report.identity,
         "prefix": prefix,
-        "base_model": arguments.model.model_name_or_path or DEFAULT_MODEL,
+        "base_model": arguments.model.name,
         "frozen_prefix_depth": model.prefix_depth,
     }
     return trainer

@@ -16,10 +16,11 @@ from typing import IO
 
 from transformers import TrainingArguments
 
+from recipe.file_names import MANIFEST
 from recipe.locks import Lock, lock
 from recipe.ranks import Share, first_on_machine, from_all_ranks, together
 
-MANIFEST, STATES, LOCK = "manifest.json", "states.bin", ".lock"
+STATES, LOCK = "states.bin", ".lock"
 FINISHED = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = re.compile(rf"{FINISHED.pattern}\.{FINISHED.pattern}")
 CONTENT = re.compile(r"states\.bin|manifest\.json|(input_ids|token_type_ids|offsets|labels)(-\d+)?")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from recipe.arguments import DEFAULT_MODEL, RecipeArguments
+from recipe.arguments import RecipeArguments
 from recipe.arithmetic import versions
 from recipe.data import Split, iterate
 from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
-from recipe.outputs import CARD, FIGURES
+from recipe.file_names import CARD, FIGURES
+from recipe.metrics import by_name
 from recipe.prediction import Answers
 from recipe.reporting import RunReport, format_plan, format_threshold, peak_memory
 from recipe.text import fenced, markdown, without_secrets
@@ -49,16 +50,12 @@ def write_card(
 
 
 def _name(arguments: RecipeArguments) -> str:
-    return Path(arguments.training.output_dir or ".").resolve().name
-
-
-def _base(arguments: RecipeArguments) -> str:
-    return arguments.model.model_name_or_path or DEFAULT_MODEL
+    return arguments.training.folder.resolve().name
 
 
 def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
     """The Hub's metadata block; a local path is no repository, so it is not named as one."""
-    base, data = _base(arguments), arguments.data
+    base, data = arguments.model.name, arguments.data
     local = any([data.data_dir, data.train_file])
     scores = [("accuracy", "eval_accuracy"), ("f1", "eval_f1")] if report.metrics else []
     results = [
@@ -88,7 +85,7 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
 
 
 def _head(arguments: RecipeArguments, report: RunReport) -> str:
-    base = Path(_base(arguments)).name if Path(_base(arguments)).exists() else _base(arguments)
+    base = Path(arguments.model.name).name if Path(arguments.model.name).exists() else arguments.model.name
     share = report.plan.trainable / report.plan.parameters
     lines = [f"# {markdown(_name(arguments))}", ""]
     lines.append(
@@ -96,7 +93,7 @@ def _head(arguments: RecipeArguments, report: RunReport) -> str:
         "frozen."
     )
     if report.metrics:
-        told = {key.removeprefix("eval_"): value for key, value in report.metrics.items()}
+        told = by_name(report.metrics)
         beats = told["accuracy"] > told["majority_baseline"] and told["majority_p_value"] < 0.05
         lines.append(
             f"On the validation split it is right in **{told['accuracy']:.1%}** of pairs (95 % interval "
@@ -117,7 +114,7 @@ def _training(arguments: RecipeArguments, report: RunReport) -> str:
 
 
 def _scores(report: RunReport, split: Split) -> str:
-    told = {key.removeprefix("eval_"): value for key, value in report.metrics.items()}
+    told = by_name(report.metrics)
     rows = [("accuracy", told["accuracy"]), ("majority baseline", told["majority_baseline"]), ("loss", told["loss"])]
     rows += [("F1", told["f1"]), ("MCC", told["mcc"]), ("ROC AUC", told["roc_auc"])]
     rows += [("average precision", told["average_precision"]), ("expected calibration error", told["ece"])]

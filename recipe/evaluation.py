@@ -11,6 +11,7 @@ from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.data import Split, iterate, require_split
 from recipe.durable import write_json
 from recipe.errors import Damaged, Missing, UserError
+from recipe.file_names import SCORES
 from recipe.json_files import read_json
 from recipe.metrics import accuracy_at, mcnemar, score
 from recipe.modeling import BertForPairwiseCLS
@@ -30,7 +31,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         UserError: the model has no classifier, its labels are not the data's, or the data have none.
     """
     args, name = arguments.training, arguments.data.eval_split or "validation"
-    folder = Path(args.output_dir or ".")
+    folder = args.folder
     if args.process_index == 0:
         check_writable(folder)
     split, answers, others = _answers(arguments)
@@ -44,7 +45,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
     if args.process_index > 0:
         return metrics
-    path = folder / ("eval_results.json" if name == "validation" else f"eval_results_{name}.json")
+    path = folder / (SCORES if name == "validation" else f"eval_results_{name}.json")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)
     for line in [*split.left_out(), *split.notes]:
@@ -104,7 +105,7 @@ def open_labelled(arguments: RecipeArguments) -> Split:
 def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers) -> dict[str, Any]:
     """Accuracy at the threshold that an earlier evaluation chose on the validation split; a split's own is no score."""
     try:
-        told = read_json(folder / "eval_results.json", {"eval_best_threshold?": float})
+        told = read_json(folder / SCORES, {"eval_best_threshold?": float})
     except Missing:
         return {}
     except Damaged as damage:

@@ -68,7 +68,7 @@ def export(arguments: RecipeArguments) -> Agreement:
     split = require_split(arguments.data, arguments.data.eval_split or "validation")
     check_labels(model, split, arguments.model.model_name_or_path)
     batches = list(_batches(arguments, tokenizer, split.pairs.take(min(PAIRS, split.rows))))
-    folder = Path(args.output_dir or ".") / "onnx"
+    folder = args.folder / "onnx"
     try:
         with locked(folder), staging_folder(folder) as staging:
             _write_onnx(model, staging / ONNX)

@@ -13,15 +13,14 @@ from recipe.card import write_card
 from recipe.data import Split
 from recipe.durable import sha256_of
 from recipe.errors import RunError
-from recipe.manifest import STATE
+from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.metrics import score
-from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, staged, write_model
+from recipe.outputs import card_names, staged, write_model
 from recipe.prediction import Answers, answer_pairs
 from recipe.progress import say
 from recipe.ranks import together
 from recipe.reporting import RunReport
 from recipe.results import write_results
-from recipe.resuming import REPORT
 from recipe.text import one_line
 from recipe.trainer import FreezeTrainer
 from recipe.weights import whole
@@ -86,7 +85,7 @@ def _score(trainer: FreezeTrainer, report: RunReport) -> Answers | None:
 def _write_model(
     arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, weights: dict[str, Tensor]
 ) -> None:
-    folder, model = Path(arguments.training.output_dir or "."), trainer.accelerator.unwrap_model(trainer.model)
+    folder, model = arguments.training.folder, trainer.accelerator.unwrap_model(trainer.model)
     try:
         with staged(folder, last=(MODEL,)) as staging:
             report.files = write_model(staging, model, trainer.processing_class, weights)
@@ -102,11 +101,11 @@ def _write_results(
     arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, answers: Answers | None
 ) -> None:
     """The result files, the Trainer's log, and run.json, which also names what is still to be written."""
-    args, folder, scored = arguments.training, Path(arguments.training.output_dir or "."), bool(report.metrics)
-    names = ["all_results.json", "train_results.json", STATE, *([SCORES] if scored else [])]
+    args, folder, scored = arguments.training, arguments.training.folder, bool(report.metrics)
+    names = [RESULTS, "train_results.json", STATE, *([SCORES] if scored else [])]
     report.files = sorted({*report.files, *names, *(card_names(scored) if args.model_card else [])})
     try:
-        with staged(folder, last=(REPORT,)) as staging:
+        with staged(folder, last=(RUN,)) as staging:
             write_results(staging, arguments, report)
             trainer.state.save_to_json(str(staging / STATE))
             if scored and answers is None:
@@ -123,7 +122,7 @@ def write_card_or_warn(
     arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, split: Split | None, answers: Answers | None
 ) -> None:
     """Write README.md and its figures; a failure costs no more than them."""
-    folder, model = Path(arguments.training.output_dir or "."), trainer.accelerator.unwrap_model(trainer.model)
+    folder, model = arguments.training.folder, trainer.accelerator.unwrap_model(trainer.model)
     try:
         with staged(folder) as staging:
             names = list(model.config.id2label.values())

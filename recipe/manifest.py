@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from recipe.durable import sha256_of, sync, usual_mode, write_json
 from recipe.errors import Damaged, Missing
+from recipe.file_names import MANIFEST, STATE, WEIGHTS
 from recipe.json_files import misfit, read_json
 
-MANIFEST, STATE, WEIGHTS = "manifest.json", "trainer_state.json", "trainable.safetensors"
 NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 PARTIAL = re.compile(r"\.manifest\.json\.[0-9a-f]{32}\.partial")
 WRITTEN = re.compile(

@@ -32,6 +32,11 @@ class Accuracy(evaluate.Metric):
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
+def by_name(metrics: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's metrics without the Trainer's eval_ before their names."""
+    return {key.removeprefix("eval_"): value for key, value in metrics.items()}
+
+
 def majority_baseline(labels: np.ndarray) -> float:
     """Accuracy of always answering the most frequent of `labels` (examples,)."""
     return float(np.unique(labels, return_counts=True)[1].max() / len(labels))

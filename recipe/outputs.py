@@ -12,16 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from recipe.checkpointing import checkpoint_folders
 from recipe.durable import TEMPORARY, publish, remove_temporary, staging_folder
 from recipe.errors import Damaged, UserError
+from recipe.file_names import CARD, FIGURES, MANIFEST, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.json_files import read_json
-from recipe.manifest import MANIFEST, STATE, remove_checkpoint
+from recipe.manifest import remove_checkpoint
 from recipe.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
-from recipe.resuming import REPORT
 
-MODEL, SCORES = "model.safetensors", "eval_results.json"
-CARD, FIGURES = "README.md", ("learning_curve.png", "confusion.png", "reliability.png")
 NAMES = (
-    *("config.json", MODEL, "modeling.py", "tokenizer.json", "tokenizer_config.json", REPORT, STATE, SCORES),
-    *("all_results.json", "train_results.json", CARD, *FIGURES),
+    *("config.json", MODEL, "modeling.py", "tokenizer.json", "tokenizer_config.json", RUN, STATE, SCORES),
+    *(RESULTS, "train_results.json", CARD, *FIGURES),
 )
 
 
@@ -84,12 +82,12 @@ def _is_a_runs(folder: Path) -> bool:
         return True
     if any((each / MANIFEST).is_file() for each in checkpoint_folders(folder)):
         return True
-    for name, shape in ((REPORT, {"identity": dict, "model_sha256": str}), ("config.json", {"model_type": str})):
+    for name, shape in ((RUN, {"identity": dict, "model_sha256": str}), ("config.json", {"model_type": str})):
         try:
             content = read_json(folder / name, shape)
         except Damaged:
             continue
-        if name == REPORT or content["model_type"] == BertPairwiseCLSConfig.model_type:
+        if name == RUN or content["model_type"] == BertPairwiseCLSConfig.model_type:
             return True
     return False
 

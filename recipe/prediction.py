@@ -20,6 +20,7 @@ from recipe.building import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
 from recipe.durable import locked, write_text
 from recipe.errors import UserError
+from recipe.file_names import PREDICTIONS
 from recipe.loading import check_length, load_fine_tuned_model, load_tokenizer
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
@@ -29,8 +30,6 @@ from recipe.streams import write_out
 from recipe.submission import check_submission, submission_name, why_no_submission, write_submission
 from recipe.tokens import Example, SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer
-
-PREDICTIONS = "predictions.jsonl"
 
 
 class Answers(NamedTuple):
@@ -116,7 +115,7 @@ def predict(arguments: RecipeArguments) -> None:
         UserError: the model or the data are not right.
     """
     to_folder = arguments.data.test_file != "-" and arguments.training.process_index == 0
-    folder = Path(arguments.training.output_dir or ".")
+    folder = arguments.training.folder
     with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
         _predict(arguments, folder)
 

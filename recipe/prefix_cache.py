@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipe.cache_folder import MANIFEST, STATES, create_file, is_ours, remove_cache
+from recipe.cache_folder import STATES, create_file, is_ours, remove_cache
 from recipe.cache_key import CacheKey
 from recipe.durable import sync
 from recipe.errors import Damaged
+from recipe.file_names import MANIFEST
 from recipe.json_files import read_json
 from recipe.locks import Lock, lock
 from recipe.tokens import Tokens

@@ -107,8 +107,8 @@ def first_on_machine(args: TrainingArguments) -> int:
 
 
 @contextmanager
-def held_output(args: TrainingArguments) -> Iterator[bool]:
-    """Hold output_dir for this run; gives whether all machines see the same folder.
+def held_output(args: TrainingArguments, folder: Path) -> Iterator[bool]:
+    """Hold output_dir, `folder`, for this run; gives whether all machines see the same folder.
 
     Where they do not, --save_on_each_node is switched on: each machine then keeps checkpoints of its own, which the
     Trainer reads on every rank. The model is written by the first rank alone.
@@ -116,7 +116,7 @@ def held_output(args: TrainingArguments) -> Iterator[bool]:
     Raises:
         UserError: another run holds it, or it cannot be written.
     """
-    folder, token = Path(args.output_dir or "."), uuid.uuid4().hex
+    token = uuid.uuid4().hex
     with ExitStack() as stack:
 
         def hold() -> str:

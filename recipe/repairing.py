@@ -13,21 +13,20 @@ from recipe.cached_split import TokenizedSplit
 from recipe.checkpointing import checkpoint_folders
 from recipe.data import Split
 from recipe.errors import Damaged
+from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.finishing import write_card_or_warn
 from recipe.json_files import read_json
-from recipe.manifest import STATE
 from recipe.metrics import score
 from recipe.modeling import BertForPairwiseCLS
-from recipe.outputs import CARD, FIGURES, MODEL, SCORES, card_names, missing_files, staged, write_model
+from recipe.outputs import card_names, missing_files, staged, write_model
 from recipe.prediction import answer_pairs
 from recipe.progress import say
 from recipe.ranks import from_first_rank
 from recipe.reporting import RunReport
 from recipe.results import write_results
-from recipe.resuming import REPORT
 from recipe.trainer import FreezeTrainer
 
-RESULTS = ("all_results.json", "train_results.json", SCORES, STATE, CARD, *FIGURES)
+OTHERS = (RESULTS, "train_results.json", SCORES, STATE, CARD, *FIGURES)
 TOLD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, "model_sha256": str}
 TOLD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
 
@@ -45,7 +44,7 @@ def complete(
     Args:
         model: as it was before the run, which is given the weights that the run ended with.
     """
-    args, folder = arguments.training, Path(arguments.training.output_dir or ".")
+    args, folder = arguments.training, arguments.training.folder
     told = from_first_rank(args, lambda: _read(folder))
     if told is None:
         return []
@@ -73,7 +72,7 @@ def complete(
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
-        told: dict[str, Any] = read_json(folder / REPORT, TOLD)
+        told: dict[str, Any] = read_json(folder / RUN, TOLD)
     except Damaged:  # of a run before its files were recorded
         return None
     return told
@@ -85,7 +84,7 @@ def _missing(folder: Path, told: dict[str, Any], card: bool) -> list[str]:
     expected = {name for name in told["files"] if name not in (CARD, *FIGURES, MODEL)}
     missing = set(missing_files(folder, sorted(expected)))
     if SCORES in missing:
-        missing.add("all_results.json")
+        missing.add(RESULTS)
     if STATE in missing and _newest_state(folder) is None:
         missing.remove(STATE)
     if card and missing_files(folder, card_names(scored)):
@@ -116,10 +115,10 @@ def _recall(report: RunReport, told: dict[str, Any]) -> None:
 
 def _write(arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, names: list[str]) -> None:
     """The files of `names` but the card's, and what they say in run.json."""
-    folder = Path(arguments.training.output_dir or ".")
+    folder = arguments.training.folder
     state = _newest_state(folder) if STATE in names else None
     with staged(folder) as staging:
-        if any(name not in RESULTS for name in names):
+        if any(name not in OTHERS for name in names):
             write_model(staging, trainer.model, trainer.processing_class)
         write_results(staging, arguments, report)
         if state is not None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from recipe.arguments import ModelArguments
 from recipe.errors import Damaged
+from recipe.file_names import RESULTS
 from recipe.freezing import FreezePlan
 from recipe.json_files import read_json
+from recipe.metrics import by_name
 from recipe.text import shown
 
 try:
@@ -85,7 +87,7 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
 
 def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: list[str]) -> str:
     """The table of a saved model's scores."""
-    told = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+    told = by_name(metrics)
     counts = told["confusion_matrix"]
     interval = f"95 % interval {told['accuracy_low']:.4f} to {told['accuracy_high']:.4f}"
     rows = [
@@ -159,7 +161,7 @@ def peak_memory() -> int:
 def format_finished(output_dir: str | None) -> str:
     """What is said where there is nothing left to do."""
     try:
-        results = read_json(Path(output_dir or ".") / "all_results.json", {"eval_accuracy?": float})
+        results = read_json(Path(output_dir or ".") / RESULTS, {"eval_accuracy?": float})
     except Damaged:  # the run itself is whole
         results = {}
     score = f" with accuracy {results['eval_accuracy']:.4f}" if "eval_accuracy" in results else ""

@@ -13,9 +13,10 @@ from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads
 
 from recipe.checkpointing import with_best
 from recipe.errors import Damaged
+from recipe.file_names import MANIFEST, STATE, WEIGHTS
 from recipe.identity import IDENTITY
 from recipe.json_files import misfit
-from recipe.manifest import MANIFEST, STATE, WEIGHTS, Checkpoint
+from recipe.manifest import Checkpoint
 
 RUN = {"identity": IDENTITY, "prefix": str, "base_model": str, "frozen_prefix_depth": (int, None)}
 STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}]}

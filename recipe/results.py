@@ -9,6 +9,7 @@ import torch
 from recipe.arguments import RecipeArguments
 from recipe.arithmetic import versions
 from recipe.durable import write_json
+from recipe.file_names import RESULTS, RUN
 from recipe.reporting import RunReport, peak_memory
 
 
@@ -18,8 +19,8 @@ def write_results(folder: Path, arguments: RecipeArguments, report: RunReport) -
     for name, metrics in parts.items():
         if metrics:
             write_json(folder / f"{name}_results.json", metrics)
-    write_json(folder / "all_results.json", {**report.train_metrics, **report.metrics})
-    write_json(folder / "run.json", _run_json(arguments, report))
+    write_json(folder / RESULTS, {**report.train_metrics, **report.metrics})
+    write_json(folder / RUN, _run_json(arguments, report))
 
 
 def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:

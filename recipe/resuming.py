@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipe import file_names
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.arithmetic import other_arithmetic
 from recipe.checkpointing import (
@@ -24,8 +25,6 @@ from recipe.json_files import read_json
 from recipe.manifest import Checkpoint
 from recipe.ranks import first_on_machine, from_all_ranks, together
 from recipe.restoring import open_resumable
-
-REPORT = "run.json"
 
 
 class Resume(NamedTuple):
@@ -72,25 +71,25 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
 def _find(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
     """`_look`, and a check that no link is in the way of a checkpoint that is to be saved."""
     found = _look(arguments, identity, rows, limit)
-    for link in linked_checkpoints(Path(arguments.training.output_dir or ".")):
+    for link in linked_checkpoints(arguments.training.folder):
         if found.step < step_of(link) and _saves_at(step_of(link), arguments, rows):
             raise UserError(f"{link}: a link, which is not followed, where a checkpoint is to be saved; move it away")
     return found
 
 
 def _saves_at(step: int, arguments: RecipeArguments, rows: int) -> bool:
-    args, last = arguments.training, total_steps(arguments, rows)
+    args, last = arguments.training, arguments.training.total_steps(rows)
     if args.save_strategy in ("no", "best"):
         return step <= last and args.save_strategy == "best"
     every = args.save_steps if args.save_steps >= 1 else math.ceil(last * args.save_steps)
-    each = steps_per_epoch(arguments, rows) if args.save_strategy == "epoch" else int(every)
+    each = args.steps_per_epoch(rows) if args.save_strategy == "epoch" else int(every)
     return step == last or (step < last and step % each == 0)
 
 
 def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
     """What this machine's output_dir has to go on from, of at most `limit` steps."""
     args = arguments.training
-    folder = Path(args.output_dir or ".")
+    folder = args.folder
     foreign = strangers(folder)
     if foreign:
         raise UserError(f"--output_dir {folder}: {foreign[0]} is another program's; name another --output_dir")
@@ -103,7 +102,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
         return named
     report = _finished_report(folder)
     if report is not None:
-        changed = compare(report["identity"], identity, str(folder / REPORT))
+        changed = compare(report["identity"], identity, str(folder / file_names.RUN))
         if not changed:
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder, limit, open_resumable)
@@ -137,7 +136,7 @@ def _arithmetic(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
 
 def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
     """Remove what a killed run left half-written, and the checkpoints behind the one to go on from."""
-    folder = Path(args.output_dir or ".")
+    folder = args.folder
     clean(folder, resume.step)
     if resume.checkpoint is not None and args.resume == "auto":  # where a kill came before it
         rotate(folder, args.save_total_limit, resume.checkpoint.state().get("best_global_step"))
@@ -146,8 +145,8 @@ def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
 def _finished_report(folder: Path) -> dict[str, Any] | None:
     """run.json of a run that ended, where the model that it speaks of is there, byte for byte."""
     try:
-        report = read_json(folder / REPORT, {"identity": IDENTITY, "model_sha256": str})
-        return report if sha256_of(folder / "model.safetensors") == report["model_sha256"] else None
+        report = read_json(folder / file_names.RUN, {"identity": IDENTITY, "model_sha256": str})
+        return report if sha256_of(folder / file_names.MODEL) == report["model_sha256"] else None
     except (OSError, Damaged):
         return None
 
@@ -165,19 +164,7 @@ def same_prefix(checkpoint: Checkpoint, prefix: str) -> None:
 
 def _refuse_past_end(checkpoint: Checkpoint, arguments: RecipeArguments, rows: int, changed: list[str]) -> None:
     """A changed rate or schedule that no step would be left for must not be taken for honoured."""
-    last = total_steps(arguments, rows)
+    last = arguments.training.total_steps(rows)
     if changed and checkpoint.step >= last:
         line = changed[0].replace(" from here on;", ":")
         raise UserError(f"{line}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")
-
-
-def total_steps(arguments: RecipeArguments, rows: int) -> int:
-    """Optimizer steps of the whole run."""
-    args = arguments.training
-    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch(arguments, rows))
-
-
-def steps_per_epoch(arguments: RecipeArguments, rows: int) -> int:
-    """Optimizer steps of an epoch."""
-    args = arguments.training
-    return math.ceil(rows / (args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size))

@@ -10,10 +10,10 @@ from typing import Any, get_args, get_type_hints
 
 from recipe.arguments import DataArguments
 from recipe.errors import Damaged, Missing, UserError
+from recipe.file_names import RUN
 from recipe.json_files import read_json
 
 FILES = ("data_dir", "train_file", "validation_file", "test_file")
-RECORD = "run.json"
 
 
 def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = values.get("model_name_or_path")
     if name is None:
-        runs = sorted(Path("outputs").glob(f"*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+        runs = sorted(Path("outputs").glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
         if not runs:
             flag = "--do_eval" if values.get("do_eval") else "--do_predict"
             raise UserError(f"{flag}: no finished run in outputs/; make one first: make demo")
@@ -35,7 +35,7 @@ def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"model_name_or_path": name}
     if not Path(name).is_dir():
         return found
-    saved = _data_arguments(Path(name) / RECORD)
+    saved = _data_arguments(Path(name) / RUN)
     if any(values.get(key) for key in FILES):  # files that are named replace all of those that the run was trained on
         saved = {key: value for key, value in saved.items() if key not in FILES}
     return {**found, "output_dir": name, **saved}

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe import file_names
 from recipe.arguments import RecipeArguments
 from recipe.base_model import open_base
 from recipe.cache_folder import remove_cache
@@ -68,7 +69,7 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
     base = parse(words)
     opened = open_base(base.model)
     chosen = choose_depths(depths, opened.config.num_hidden_layers)
-    folder = Path(base.training.output_dir or ".")
+    folder = base.training.folder
     with locked(folder):
         begun = (folder / RESULTS).exists() or (folder / LOG).exists()
         check_free(folder / FIGURE, begun)
@@ -154,7 +155,7 @@ def _train_point(words: list[str], place: Path, record: dict[str, Any], depth: i
 
 def _result(place: Path) -> dict[str, Any]:
     """What a finished run left behind, be it finished now or before a kill."""
-    run, scores = read_json(place / "run.json", RUN), read_json(place / "all_results.json", SCORES)
+    run, scores = read_json(place / file_names.RUN, RUN), read_json(place / file_names.RESULTS, SCORES)
     if "eval_accuracy" not in scores:
         raise UserError("--eval_strategy no: a sweep compares accuracies; epoch or steps is expected")
     return {

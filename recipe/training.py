@@ -2,14 +2,13 @@
 
 import os
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import TrainOutput
 
-from recipe.arguments import DEFAULT_MODEL, FreezeTrainingArguments, RecipeArguments
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.base_model import Base, name_labels, open_base
 from recipe.building import NO_PAIRS, build, build_trainer
 from recipe.cached_split import TokenizedSplit
@@ -69,7 +68,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     args, started = arguments.training, time.perf_counter()
     quiet_libraries()
     set_seed(args.seed)
-    check_output(Path(args.output_dir or "."), arguments.model.model_name_or_path or DEFAULT_MODEL)
+    check_output(args.folder, arguments.model.name)
     base = open_base(arguments.model)
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
     check_length(arguments.data, base.config.max_position_embeddings)
@@ -100,7 +99,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
     model, tokenizer, splits, tokenized, report = together(args, lambda: prepare(arguments))
     identity = report.identity
     same_on_all_ranks(args, identity)
-    with held_output(args) as shared:
+    with held_output(args, args.folder) as shared:
         if not shared:
             say(args, f"note: the machines share no {args.output_dir}: each keeps its own checkpoints there")
         resume = choose(arguments, identity, splits[0].rows)

@@ -1,6 +1,8 @@
 """The Trainer's arguments with this recipe's defaults and flags."""
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,3 +97,22 @@ class FreezeTrainingArguments(TrainingArguments):
         # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
         # hands a cached batch's indices to the wrong rows
         self._n_gpu = min(self.n_gpu, 1)
+
+    @property
+    def folder(self) -> Path:
+        """output_dir as a path; the working directory where it was given as nothing."""
+        return Path(self.output_dir or ".")
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps of an epoch over so many rows."""
+        return math.ceil(rows / (self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size))
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the whole run over so many rows."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return math.ceil(self.num_train_epochs * self.steps_per_epoch(rows))
+
+    def passes(self, rows: int) -> float:
+        """How often a run reads its so many rows: --max_steps, where it is given, is what counts."""
+        return self.max_steps / self.steps_per_epoch(rows) if self.max_steps > 0 else self.num_train_epochs

@@ -8,7 +8,6 @@ search goes on from it; a trial that falls behind the others is pruned after an 
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     args = arguments.training
     if args.eval_strategy == "no":
         raise UserError("--eval_strategy no: a search compares accuracies; epoch is expected")
-    folder = Path(args.output_dir or ".")
+    folder = args.folder
     with locked(folder), stop_requests():
         best = folder / BEST
         check_free(best, best.is_file() and best.read_bytes().startswith(HEAD.encode()))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from recipe.errors import Damaged
-from recipe.manifest import WEIGHTS
+from recipe.file_names import WEIGHTS
 
 
 def whole(value: Tensor) -> Tensor:

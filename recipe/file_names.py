@@ -1,0 +1,14 @@
+"""Names of the files and folders that runs leave behind and later commands look for."""
+
+RUN = "run.json"  # what a run followed from; with it, the run is finished
+MODEL = "model.safetensors"
+SCORES = "eval_results.json"
+RESULTS = "all_results.json"
+CARD = "README.md"
+FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
+PREDICTIONS = "predictions.jsonl"
+
+# of a checkpoint-N folder
+MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
+WEIGHTS = "trainable.safetensors"
