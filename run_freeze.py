@@ -10,7 +10,7 @@ python run_freeze.py --do_predict --model_name_or_path outputs/freeze --test_fil
 
 import sys
 
-from recipe.errors import exit_on_error
+from recipe.exiting import exit_on_error
 
 
 def main() -> None:

@@ -127,12 +127,11 @@ def stock(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tup
 def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tuple[Trainer, OnCommand]:
     """This recipe: f without the cache, g making it, h finding it."""
     from recipe.base_model import open_base
-    from recipe.building import build
-    from recipe.cached_split import TokenizedSplit
-    from recipe.freezing import freeze, make_plan
+    from recipe.feeding import Prepared, build
+    from recipe.freezing import freeze
     from recipe.loading import load_model, load_tokenizer
     from recipe.parsing import parse
-    from recipe.reporting import RunReport
+    from recipe.splits import Split
 
     arguments = parse(
         [
@@ -150,11 +149,11 @@ def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tu
     model = load_model(base)
     freeze(model, arguments.freeze)
     tokenizer = load_tokenizer(base)
-    report = RunReport(make_plan(model), identity={}, started=0)
     splits = [
-        TokenizedSplit(name, len(work[name]), datasets.Dataset.from_list(work[name])) for name in ("train", "eval")
+        Split(name, name, None, len(work[name]), ["0", "1"], "", examples=datasets.Dataset.from_list(work[name]))
+        for name in ("train", "eval")
     ]
-    trainer = build(arguments, model, tokenizer, splits, report)
+    trainer = build(arguments, Prepared(model, tokenizer, splits, identity={}))
     callback = OnCommand()
     callback.trainer = trainer
     trainer.add_callback(callback)

@@ -6,22 +6,14 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import TrainingArguments
 
-from recipe.data import Examples, iterate_batches
+from recipe.data import iterate_batches
 from recipe.prefix_cache import PrefixCache
 from recipe.progress import say
+from recipe.splits import Split
 from recipe.tokens import Example, SortedPairs, Tokens, describe_cut
 
 
-class TokenizedSplit(NamedTuple):
-    """A split's tokenised examples, how many there are, and what they are for messages."""
-
-    source: str
-    rows: int
-    examples: Examples
-    shards: int = 1  # into how many parts the examples can be divided
-
-
-def describe_first_cut(split: TokenizedSplit) -> list[str]:
+def describe_first_cut(split: Split) -> list[str]:
     """How many of the first pairs of a split, which is read as it is trained on, were cut."""
     cut = next(iterate_batches(split.examples), {"cut": []})["cut"]
     return describe_cut(split.source, sum(cut), len(cut), "the first " * (len(cut) < split.rows))
@@ -64,16 +56,6 @@ class CachedSplit(NamedTuple):
     def sorted_pairs(self) -> SortedPairs:
         """All pairs, for evaluation."""
         return SortedPairs(self.lengths, self.example)
-
-
-def describe_prefix(cached: list[CachedSplit] | None) -> str:
-    """How the frozen prefix comes to the tail."""
-    if cached is None:
-        return "off"
-    manifest = cached[0].cache.manifest
-    text = f"in {manifest['dtype']}, computed in {manifest['compute_dtype']}"
-    kept, pairs = [sum(numbers) for numbers in zip(*((each.kept, len(each.lengths)) for each in cached), strict=True)]
-    return text if kept == pairs else f"{text}, {kept:,} of {pairs:,} pairs"
 
 
 def refuse_spawned_workers(args: TrainingArguments) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 from recipe.arguments import DEFAULT_CACHE_DIR
 from recipe.cache_folder import is_ours, remove_cache, remove_orphans, unfinished_folders
-from recipe.errors import Damaged, OneLineParser, UserError, exit_on_error
+from recipe.errors import Damaged, UserError
+from recipe.exiting import exit_on_error
 from recipe.file_names import MANIFEST
 from recipe.json_files import read_json
+from recipe.one_line_parser import OneLineParser
 from recipe.prefix_cache import SHAPE
 from recipe.text import shown
 

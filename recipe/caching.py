@@ -9,14 +9,15 @@ import torch
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_folder import STATES, remove_cache
 from recipe.cache_key import CacheKey, arithmetic_of, make_key
-from recipe.cached_split import CachedSplit, TokenizedSplit, refuse_spawned_workers
+from recipe.cached_split import CachedSplit, refuse_spawned_workers
 from recipe.encoding import encode, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
-from recipe.paying import passes, why_not_partly
 from recipe.prefix_cache import PrefixCache, is_intact, open_cache, size_in_bytes, what_is_in_the_way
+from recipe.prefix_state import NO_CACHE, PrefixState
 from recipe.progress import say
 from recipe.ranks import Share, first_on_machine, from_all_ranks, from_first_rank
+from recipe.splits import Split
 from recipe.token_store import store_tokens
 from recipe.tokens import Tokens
 
@@ -25,14 +26,14 @@ GIGABYTE = 1e9
 
 def cache_prefix(
     model: BertForPairwiseCLS,
-    splits: Sequence[TokenizedSplit],
+    splits: Sequence[Split],
     arguments: RecipeArguments,
-    before: str | None = None,
+    before: PrefixState | None = None,
 ) -> list[CachedSplit] | None:
     """The splits' prefix caches, found or made; None where the run is to train without, which is said with the reason.
 
     Args:
-        before: `describe_prefix` of the run that this one goes on from.
+        before: of the run that this one goes on from.
 
     Raises:
         UserError: --prefix_cache on, and it cannot be.
@@ -46,7 +47,7 @@ def cache_prefix(
             tokens = [_read(split, directory, args) for split in splits]
             heads = _what_fits(model, tokens, arguments)
             keys = _choose_keys(model, heads, arguments, before)
-            reason = _why_not_these(model, tokens, heads, keys, arguments, before)
+            reason = _why_not_these(tokens, heads, keys, arguments)
         except OSError as error:  # the same on all ranks
             reason = f"--prefix_cache_dir {directory}: {error.strerror or error}"
     if reason is not None:
@@ -61,7 +62,9 @@ def cache_prefix(
     return cached
 
 
-def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str | None, rows: int) -> str | None:
+def _why_not(
+    model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None, rows: int
+) -> str | None:
     if arguments.cache.prefix_cache == "off":
         return "as --prefix_cache says"
     if model.prefix_depth is None:
@@ -70,19 +73,17 @@ def _why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: str 
         return "there is no frozen prefix: layer 0 is trained"
     if model.frozen_dropout:
         return "--frozen_dropout makes the prefix's outputs differ from pass to pass"
-    if arguments.cache.prefix_cache == "auto" and before == "off":
+    if arguments.cache.prefix_cache == "auto" and before == NO_CACHE:
         return "as it was before the run was stopped"
-    if arguments.cache.prefix_cache == "auto" and before is None and passes(arguments, rows) <= 1:
-        steps = arguments.training.max_steps
+    if arguments.cache.prefix_cache == "auto" and before is None and arguments.training.passes(rows) <= 1:
+        steps, passes = arguments.training.max_steps, arguments.training.passes(rows)
         if steps > 0:
-            return (
-                f"--max_steps {steps} of {steps / passes(arguments, rows):,.0f} an epoch read each output at most once"
-            )
+            return f"--max_steps {steps} of {steps / passes:,.0f} an epoch read each output at most once"
         return "a single epoch would read each output once"
     return None
 
 
-def _read(split: TokenizedSplit, directory: Path, args: FreezeTrainingArguments) -> Tokens:
+def _read(split: Split, directory: Path, args: FreezeTrainingArguments) -> Tokens:
     tokens = store_tokens(split.examples, split.shards, directory, args)
     if len(tokens.labels) != split.rows:
         raise UserError(
@@ -111,7 +112,7 @@ def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: Recip
 
 
 def _choose_keys(
-    model: BertForPairwiseCLS, heads: list[Tokens], arguments: RecipeArguments, before: str | None
+    model: BertForPairwiseCLS, heads: list[Tokens], arguments: RecipeArguments, before: PrefixState | None
 ) -> list[CacheKey]:
     """Their keys, a function of the command and the processor alone: never of what lies in the cache."""
     cache, args = arguments.cache, arguments.training
@@ -119,33 +120,23 @@ def _choose_keys(
     if dtype == "auto" and cache.prefix_cache_dtype == "float32":
         dtype = "float32"
     if dtype == "auto":
-        kept = [name for name in ("bfloat16", "float32") if before is not None and f"computed in {name}" in before]
-        dtype = from_first_rank(args, lambda: kept[0] if kept else fast_dtype(args.device))
+        kept = before.compute_dtype if before is not None else None
+        dtype = from_first_rank(args, lambda: kept or fast_dtype(args.device))
     first = make_key(model, heads[0], cache.prefix_cache_dtype, dtype, arithmetic_of(args))
     return [first, *(first._replace(tokens=head.sha256()) for head in heads[1:])]
 
 
 def _why_not_these(
-    model: BertForPairwiseCLS,
-    tokens: list[Tokens],
-    heads: list[Tokens],
-    keys: list[CacheKey],
-    arguments: RecipeArguments,
-    before: str | None,
+    tokens: list[Tokens], heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments
 ) -> str | None:
     """The reason why there is no keeping `heads`, the same on all ranks."""
     args = arguments.training
     kept, pairs = (sum(len(each.labels) for each in group) for group in (heads, tokens))
     # one machine's disk may be smaller than another's
     reason = next(filter(None, from_all_ranks(args, _no_room(heads, keys, arguments))), None)
-    told = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g} keeps {kept:,} of {pairs:,} pairs"
-    if reason is None and kept < pairs and before is None and arguments.cache.prefix_cache == "auto":
-        epochs = passes(arguments, len(tokens[0].labels))
-        reason = from_first_rank(
-            args, lambda: why_not_partly(model, heads[0], keys[0], arguments, epochs, told), OSError
-        )
     if reason is None and kept < pairs:
-        say(args, f"prefix cache: {told}; the others are computed in each epoch")
+        limit = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
+        say(args, f"prefix cache: {limit} keeps {kept:,} of {pairs:,} pairs; the others are computed in each epoch")
     return reason
 
 

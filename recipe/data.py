@@ -1,5 +1,6 @@
 """Sentence pairs from the Hub or from files: checked row by row, tokenised by `map`, streamed or kept in Arrow."""
 
+import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from recipe.errors import RunError, UserError
 from recipe.hub import is_hubs
 from recipe.hub_dataset import open_hub
 from recipe.readers import SPLITS, find_split, named_files
-from recipe.splits import Examples, Split, writing_arrow
+from recipe.splits import AnyDataset, Split, writing_arrow
 from recipe.truncation import encode_pairs
 
 
@@ -71,7 +72,7 @@ def _near_misses(args: DataArguments, name: str) -> list[str]:
 # ---- tokens ----
 
 
-def iterate(examples: Examples) -> Iterator[dict[str, Any]]:
+def iterate(examples: AnyDataset) -> Iterator[dict[str, Any]]:
     """The examples one by one, all of them in every process.
 
     `iter(examples)` inside a DataLoader worker would give each worker other rows; the order deals them out itself.
@@ -81,7 +82,7 @@ def iterate(examples: Examples) -> Iterator[dict[str, Any]]:
             yield dict(zip(batch, values, strict=True))
 
 
-def iterate_batches(examples: Examples) -> Iterator[dict[str, list[Any]]]:
+def iterate_batches(examples: AnyDataset) -> Iterator[dict[str, list[Any]]]:
     """`iterate` by the thousand, as columns.
 
     Raises:
@@ -96,7 +97,7 @@ def iterate_batches(examples: Examples) -> Iterator[dict[str, list[Any]]]:
         raise RunError(f"the data cannot be read on from the Hub: {reason}; the same command goes on later") from error
 
 
-def tokenize(pairs: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
+def tokenize(pairs: AnyDataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> AnyDataset:
     """`pairs` with columns input_ids, token_type_ids (lists of at most `max_length`), labels and cut, without the text.
 
     cut is whether a pair was longer than that.
@@ -107,6 +108,11 @@ def tokenize(pairs: Examples, tokenizer: PreTrainedTokenizerBase, max_length: in
         return pairs.map(encode, **options)
     with writing_arrow():
         return pairs.map(encode, **options)
+
+
+def tokenized(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Split:
+    """The split with its pairs as tokens beside them."""
+    return dataclasses.replace(split, examples=tokenize(split.pairs, tokenizer, max_length))
 
 
 def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[Any]]:

@@ -17,7 +17,7 @@ from recipe.errors import UserError
 from recipe.pairs import checked, names_of_ids
 from recipe.progress import told_while_it_lasts
 from recipe.readers import class_names, quoting_of, read_rows
-from recipe.splits import Examples, Split, writing_arrow
+from recipe.splits import AnyDataset, Split, writing_arrow
 
 SHARD = re.compile(r"-(\d{1,5})-of-(\d{1,5})\b")
 FEATURES = {"sentence1": "string", "sentence2": "string", "label": "int64", "id": "string"}
@@ -105,7 +105,7 @@ def _quotes(files: list[DataFile]) -> list[str]:
     return [f"{file.path.name}: {QUOTES[kind]}" for kind, file in kinds.items() if kind]
 
 
-def _stream(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> Examples:
+def _stream(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> AnyDataset:
     """The pairs, read anew in each pass.
 
     Made as IterableDataset.from_generator makes it, but for the cache folder that that writes into HOME, which may be
@@ -115,7 +115,7 @@ def _stream(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> 
     return datasets.IterableDataset(ExamplesIterable(_numbered, {"files": read, "limit": limit, **check}))
 
 
-def _in_arrow(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> Examples:
+def _in_arrow(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> AnyDataset:
     """The pairs in Arrow's cache, found there by the bytes of the files and by how they are read."""
     kept = tuple(file._replace(state=None) for file in files)
     features = datasets.Features({name: datasets.Value(kind) for name, kind in FEATURES.items()})

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
+from recipe.collator import collate
 from recipe.data import iterate_batches, require_split, tokenize
 from recipe.durable import locked, publish, staging_folder
-from recipe.errors import RunError, UserError, exit_on_error
+from recipe.errors import RunError, UserError
+from recipe.exiting import exit_on_error
 from recipe.modeling import BertForPairwiseCLS
 from recipe.parsing import parse
 from recipe.prediction import check_labels, load_fine_tuned
 from recipe.progress import say
-from recipe.tokens import SortedPairs, collate, read_tokens
+from recipe.tokens import SortedPairs, read_tokens
 
 ONNX, INPUTS = "model.onnx", ("input_ids", "attention_mask", "token_type_ids")
 PAIRS, TOLERANCE = 1000, 1e-4

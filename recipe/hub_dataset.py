@@ -17,7 +17,7 @@ from recipe.errors import UserError
 from recipe.hub import patiently, require_hub
 from recipe.pairs import checked, names_of_ids
 from recipe.progress import told_while_it_lasts
-from recipe.splits import Examples, Split, writing_arrow
+from recipe.splits import AnyDataset, Split, writing_arrow
 
 
 def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
@@ -51,11 +51,11 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     return Split(name, source, pairs, count, names, fingerprint, skipped, tally, shards)
 
 
-def _shards(args: DataArguments, rows: Examples) -> int:
+def _shards(args: DataArguments, rows: AnyDataset) -> int:
     return rows.num_shards if args.streaming else 1
 
 
-def _pairs(rows: Examples, source: str, check: dict[str, Any]) -> Examples:
+def _pairs(rows: AnyDataset, source: str, check: dict[str, Any]) -> AnyDataset:
     to_pairs = partial(_to_pairs, source=source, **check)
     options: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": rows.column_names}
     if isinstance(rows, datasets.IterableDataset):
@@ -65,7 +65,7 @@ def _pairs(rows: Examples, source: str, check: dict[str, Any]) -> Examples:
         return rows.map(to_pairs, features=features, **options)
 
 
-def _load(args: DataArguments, name: str) -> tuple[Examples, str]:
+def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
     flag = f"--dataset_name {args.dataset_name}"
     # Parquet that pyarrow reads through a Python file may keep the interpreter from ending (apache/arrow#50482)
     pyarrow.set_cpu_count(1)

@@ -85,7 +85,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         self.frozen_dropout = False
         self._in_training = False
         self.compiled_tail: Callable[[Tensor, Tensor | None], Tensor] | None = None
-        self._parked: list[nn.Module] = []
+        self._offloaded: list[nn.Module] = []
         self.post_init()
 
     def train(self, mode: bool = True) -> "BertForPairwiseCLS":
@@ -102,8 +102,8 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         return self
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """None while they are parked; FSDP asks for them, to shard them apart."""
-        return None if self._parked else super().get_input_embeddings()
+        """None while they are offloaded; FSDP asks for them, to shard them apart."""
+        return None if self._offloaded else super().get_input_embeddings()
 
     def enable_input_require_grads(self) -> None:
         """Do nothing: activation checkpointing asks for this, and backward would cross every frozen layer."""
@@ -117,31 +117,31 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             return self._run_layers(hidden_states, attention_mask, 0, self.prefix_depth or 0)
 
     def _complete(
-        self, states: Tensor, mask: Tensor, computed: Tensor, input_ids: Tensor, token_type_ids: Tensor | None
+        self, states: Tensor, mask: Tensor, missing: Tensor, input_ids: Tensor, token_type_ids: Tensor | None
     ) -> Tensor:
-        found = self.run_prefix(input_ids, mask[computed, : input_ids.shape[1]], token_type_ids)
+        found = self.run_prefix(input_ids, mask[missing, : input_ids.shape[1]], token_type_ids)
         states = states.clone()
-        states[computed, : found.shape[1]] = found.to(states.dtype)
+        states[missing, : found.shape[1]] = found.to(states.dtype)
         return states
 
-    def park_prefix(self) -> None:
+    def offload_prefix(self) -> None:
         """Take the frozen prefix out of the module tree and off the GPU, for training from its outputs.
 
-        Until `unpark_prefix` the model takes prefix_states only; its state dict, optimizer and DDP see the tail alone.
+        Until `restore_prefix` the model takes prefix_states only; its state dict, optimizer and DDP see the tail alone.
         """
         layers = self.bert.encoder.layer
-        self._parked = [self.bert.embeddings.cpu(), *(layer.cpu() for layer in layers[: self.prefix_depth])]
+        self._offloaded = [self.bert.embeddings.cpu(), *(layer.cpu() for layer in layers[: self.prefix_depth])]
         self.bert.embeddings = nn.Identity()
-        for index in range(len(self._parked) - 1):
+        for index in range(len(self._offloaded) - 1):
             layers[index] = nn.Identity()
 
-    def unpark_prefix(self) -> None:
+    def restore_prefix(self) -> None:
         """Put the prefix back where it was."""
-        if self._parked:
-            self.bert.embeddings, *layers = (module.to(self.classifier.weight.device) for module in self._parked)
+        if self._offloaded:
+            self.bert.embeddings, *layers = (module.to(self.classifier.weight.device) for module in self._offloaded)
             for index, layer in enumerate(layers):
                 self.bert.encoder.layer[index] = layer
-            self._parked = []
+            self._offloaded = []
 
     def run_tail(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Logits (batch, num_labels) from the frozen prefix's output (batch, tokens, hidden)."""
@@ -164,18 +164,18 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         prefix_states: Tensor | None = None,
-        computed: Tensor | None = None,
+        missing: Tensor | None = None,
     ) -> SequenceClassifierOutput:
         """Logits (batch, num_labels) and, given labels (batch,), their mean cross-entropy.
 
         Takes input_ids, token_type_ids and attention_mask, each (batch, tokens), or prefix_states (batch, tokens,
-        hidden) in place of the ids. With `computed` (some,) it takes prefix_states and the ids (some, fewer tokens) of
+        hidden) in place of the ids. With `missing` (some,) it takes prefix_states and the ids (some, fewer tokens) of
         those places of the batch whose states are missing among them.
         """
         if prefix_states is not None:
             hidden_states = prefix_states.to(self.classifier.weight.dtype)
-            if computed is not None and input_ids is not None and attention_mask is not None:
-                hidden_states = self._complete(hidden_states, attention_mask, computed, input_ids, token_type_ids)
+            if missing is not None and input_ids is not None and attention_mask is not None:
+                hidden_states = self._complete(hidden_states, attention_mask, missing, input_ids, token_type_ids)
         elif self.prefix_depth is not None:
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:

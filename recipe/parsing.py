@@ -13,7 +13,8 @@ from transformers.hf_argparser import string_to_bool
 
 from recipe.arguments import RecipeArguments
 from recipe.checking import check_combinations, check_environment, settle, trains
-from recipe.errors import OneLineParser, UserError
+from recipe.errors import UserError
+from recipe.one_line_parser import OneLineParser
 from recipe.ranges import check_ranges
 from recipe.renamed import hint
 from recipe.saved_run import saved_arguments

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from recipe.arguments import RecipeArguments
 from recipe.base_model import open_base, readable_labels
 from recipe.batching import IGNORED_LABEL
-from recipe.building import build_trainer
+from recipe.build import build_trainer
 from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
 from recipe.durable import locked, write_text
 from recipe.errors import UserError

@@ -37,7 +37,7 @@ class PrefixCache:
         states: (tokens, hidden), memory-mapped, or on a GPU.
         offsets: (pairs + 1,); pair i has the rows offsets[i] to offsets[i + 1].
         manifest: what was written beside them.
-        multiple: batches are padded to a multiple of so many tokens, so that few shapes occur; 1 for no such padding.
+        pad_to_multiple_of: tokens; batches are padded so, that few shapes occur. 1 for no such padding.
         held: what keeps other processes from removing it meanwhile; None where nothing on the disk is read.
     """
 
@@ -46,15 +46,20 @@ class PrefixCache:
         states: Tensor,
         offsets: Tensor,
         manifest: dict[str, Any],
-        multiple: int = 1,
+        pad_to_multiple_of: int = 1,
         held: Lock | None = None,
     ) -> None:
-        self.states, self.offsets, self.manifest, self.multiple = states, offsets, manifest, multiple
+        self.states, self.offsets, self.manifest, self.pad_to_multiple_of = (
+            states,
+            offsets,
+            manifest,
+            pad_to_multiple_of,
+        )
         self.held = held
 
-    def to(self, device: torch.device, multiple: int) -> "PrefixCache":
+    def to(self, device: torch.device, pad_to_multiple_of: int) -> "PrefixCache":
         """The same with its states in `device`'s memory, whence `gather` moves nothing but what it is asked for."""
-        return PrefixCache(self.states.to(device), self.offsets, self.manifest, multiple)
+        return PrefixCache(self.states.to(device), self.offsets, self.manifest, pad_to_multiple_of)
 
     def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The states of some pairs, (batch, longest, hidden), and their mask (batch, longest), None without padding.
@@ -65,11 +70,11 @@ class PrefixCache:
         wanted = torch.as_tensor(indices)
         starts = self.offsets[wanted]
         lengths = self.offsets[wanted + 1] - starts
-        longest = -(-int(lengths.max()) // self.multiple) * self.multiple
+        longest = -(-int(lengths.max()) // self.pad_to_multiple_of) * self.pad_to_multiple_of
         place = torch.arange(longest)
         rows = starts[:, None] + torch.minimum(place, lengths[:, None] - 1)
         states = self.states.index_select(0, rows.view(-1).to(self.states.device)).view(*rows.shape, -1)
-        whole = self.multiple == 1 and bool((lengths == longest).all())
+        whole = self.pad_to_multiple_of == 1 and bool((lengths == longest).all())
         return states, None if whole else (place < lengths[:, None]).long()
 
 

@@ -1,10 +1,9 @@
-"""What can fail before a run has cost anything, tried: optimizer, schedule, reporters and the figures' backend."""
+"""What can fail before a run has cost anything, tried: optimizer, schedule and reporters."""
 
 from collections.abc import Callable
 from typing import Any
 
 from recipe.failures import as_refusal
-from recipe.figures import new_figure
 from recipe.progress import say
 from recipe.text import one_line
 from recipe.trainer import FreezeTrainer
@@ -46,8 +45,6 @@ def preflight(trainer: FreezeTrainer, steps: int) -> None:
         if not trainer.is_deepspeed_enabled:  # which makes its own
             trainer.create_optimizer_and_scheduler(steps)
             trainer.optimizer = trainer.lr_scheduler = None
-        if args.model_card and args.process_index == 0:
-            new_figure(1, 1)
         set_up_reporters(trainer)
 
 

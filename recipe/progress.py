@@ -6,11 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import datasets
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from recipe.streams import may_be_lost
@@ -108,60 +107,3 @@ class Progress:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
-
-
-class EpochLines(TrainerCallback):
-    """The training's progress, and one line for each evaluation."""
-
-    def __init__(self) -> None:
-        self.progress: Progress | None = None
-        self.loss_sum = self.loss_steps = 0.0
-        self.logged = 0
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the bar."""
-        self.progress = Progress(args, state.max_steps, "training", "step", state.global_step)
-        self.logged = state.global_step
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Advance the bar."""
-        if self.progress is not None:
-            self.progress.advance(1)
-
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Have the Trainer log what it has gathered since its last log, so that the epoch's loss is the epoch's."""
-        control.should_log = True
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
-    ) -> None:
-        """Gather the training loss, which the Trainer logs as a mean since the last log."""
-        if "loss" not in logs:
-            return
-        self.loss_sum += logs["loss"] * (state.global_step - self.logged)
-        self.loss_steps += state.global_step - self.logged
-        self.logged = state.global_step
-        if self.progress is not None:
-            self.progress.note(f"loss {logs['loss']:.4f}")
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
-    ) -> None:
-        """The epoch's line."""
-        trained = f"train loss {self.loss_sum / self.loss_steps:.4f}  " if self.loss_steps else ""
-        self.loss_sum = self.loss_steps = 0.0
-        where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
-        say(args, f"{where}{trained}{describe_metrics(metrics)}")
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take the bar away."""
-        if self.progress is not None:
-            self.progress.close()
-
-
-def describe_metrics(metrics: dict[str, Any]) -> str:
-    """Loss, accuracy and the majority baseline of an evaluation."""
-    return (
-        f"eval loss {metrics['eval_loss']:.4f}  accuracy {metrics['eval_accuracy']:.4f}  "
-        f"(majority {metrics['eval_majority_baseline']:.4f})"
-    )

@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
-from recipe.building import build_trainer, sorted_pairs
-from recipe.cached_split import TokenizedSplit
+from recipe.build import build_trainer
 from recipe.checkpointing import checkpoint_folders
-from recipe.data import Split
 from recipe.errors import Damaged
+from recipe.feeding import Prepared, sorted_pairs
 from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.finishing import write_card_or_warn
 from recipe.json_files import read_json
 from recipe.metrics import score
-from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import card_names, missing_files, staged, write_model
 from recipe.prediction import answer_pairs
 from recipe.progress import say
@@ -31,18 +28,11 @@ TOLD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, 
 TOLD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
 
 
-def complete(
-    arguments: RecipeArguments,
-    model: BertForPairwiseCLS,
-    tokenizer: PreTrainedTokenizerBase,
-    splits: list[Split],
-    tokenized: list[TokenizedSplit],
-    report: RunReport,
-) -> list[str]:
+def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> list[str]:
     """Make what is gone or empty of a finished run's files but weights and run.json; gives their names. Collective.
 
     Args:
-        model: as it was before the run, which is given the weights that the run ended with.
+        made: whose model is given the weights that the run ended with.
     """
     args, folder = arguments.training, arguments.training.folder
     told = from_first_rank(args, lambda: _read(folder))
@@ -53,9 +43,9 @@ def complete(
         return []
     say(args, f"{folder}: of the finished run {', '.join(names)} {'is' if len(names) == 1 else 'are'} made again")
     _recall(report, told)
-    model.load_state_dict(from_first_rank(args, lambda: load_file(folder / MODEL)))
-    pairs = sorted_pairs(tokenized[1].examples) if len(tokenized) > 1 else None
-    trainer = build_trainer(args, model, tokenizer, eval_dataset=pairs)
+    made.model.load_state_dict(from_first_rank(args, lambda: load_file(folder / MODEL)))
+    pairs = sorted_pairs(made.splits[1]) if len(made.splits) > 1 else None
+    trainer = build_trainer(args, made.model, made.tokenizer, eval_dataset=pairs)
     answers = None
     if pairs is not None and report.metrics and (CARD in names or SCORES in names):
         answers = answer_pairs(trainer, pairs)
@@ -66,7 +56,7 @@ def complete(
         _write(arguments, trainer, report, names)
         trainer.state.log_history = _log(folder)
         if CARD in names:
-            write_card_or_warn(arguments, trainer, report, splits[1] if answers is not None else None, answers)
+            write_card_or_warn(arguments, trainer, report, made.splits[1] if answers is not None else None, answers)
     return names
 
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads random states with
 
+from recipe import prefix_state
 from recipe.checkpointing import with_best
 from recipe.errors import Damaged
 from recipe.file_names import MANIFEST, STATE, WEIGHTS
@@ -18,7 +19,7 @@ from recipe.identity import IDENTITY
 from recipe.json_files import misfit
 from recipe.manifest import Checkpoint
 
-RUN = {"identity": IDENTITY, "prefix": str, "base_model": str, "frozen_prefix_depth": (int, None)}
+RUN = {"identity": IDENTITY, "prefix": (prefix_state.SHAPE, str), "base_model": str, "frozen_prefix_depth": (int, None)}
 STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}]}
 SHARDED = re.compile(r"optimizer\.bin|optimizer_\d+/.*|pytorch_model_fsdp.*|latest|global_step\d+/.*")  # FSDP, ZeRO
 RANDOM = re.compile(r"rng_state(_\d+)?\.pth")
@@ -34,6 +35,7 @@ def open_resumable(folder: Path) -> Checkpoint:
     problem = misfit(checkpoint.manifest, RUN)
     if problem:
         raise Damaged(f"{folder / MANIFEST}: {problem}")
+    prefix_state.recorded_state(checkpoint.manifest["prefix"])
     files = checkpoint.manifest["files"]
     for name in _needed(files):
         if name not in files:

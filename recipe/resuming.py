@@ -23,6 +23,7 @@ from recipe.errors import Damaged, UserError
 from recipe.identity import IDENTITY
 from recipe.json_files import read_json
 from recipe.manifest import Checkpoint
+from recipe.prefix_state import PrefixState, recorded_state
 from recipe.ranks import first_on_machine, from_all_ranks, together
 from recipe.restoring import open_resumable
 
@@ -151,13 +152,13 @@ def _finished_report(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def same_prefix(checkpoint: Checkpoint, prefix: str) -> None:
+def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:
     """Check that the frozen prefix comes to the tail as it did before: from the same kind of cache, or from none.
 
     Raises:
         UserError: it does not.
     """
-    before = checkpoint.manifest["prefix"]
+    before = recorded_state(checkpoint.manifest["prefix"])
     if before != prefix:
         raise UserError(f"prefix cache {prefix}: it was {before} in {checkpoint.folder}; {WAY_OUT}")
 

@@ -6,10 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
-
-import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipe.errors import Stopped
 
@@ -54,45 +50,3 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-class SaveAndStop(TrainerCallback):
-    """Saves and stops when a signal has come; and puts off a save at an epoch's last step until after its evaluation.
-
-    A checkpoint from before the evaluation would be resumed in the next epoch, and the evaluation never made.
-    """
-
-    def __init__(self, request: StopRequest) -> None:
-        self.request = request
-        self._owed = False
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Ask for a checkpoint where a signal has come."""
-        if self._requested(args):
-            control.should_save = True
-        last = float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
-        if control.should_save and last and args.eval_strategy == "epoch":
-            control.should_save, self._owed = False, True
-
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save what was put off; the Trainer evaluates first."""
-        control.should_save |= self._owed
-        self._owed = False
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop behind the checkpoint that the signal asked for."""
-        if self._requested(args):
-            raise Stopped(
-                self.request.signum or signal.SIGTERM,
-                f"stopped at step {state.global_step} of {state.max_steps}, saved in {args.output_dir}/"
-                f"checkpoint-{state.global_step}; the same command carries on from there",
-            )
-
-    def _requested(self, args: TrainingArguments) -> bool:
-        """Whether a signal has reached any rank: all must stop behind the same step."""
-        if args.world_size == 1:
-            return bool(self.request.signum)
-        flag = torch.tensor(self.request.signum, device=args.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        self.request.signum = int(flag)
-        return bool(flag)

@@ -10,7 +10,7 @@ import datasets
 
 from recipe.errors import UserError
 
-Examples: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
+AnyDataset: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Split:
 
     name: str
     source: str
-    pairs: Examples
+    pairs: AnyDataset
     rows: int
     label_names: list[str]
     fingerprint: str  # sha256 of its files, or of their revision on the Hub
@@ -30,6 +30,7 @@ class Split:
     label_counts: Counter[int] = field(default_factory=Counter)
     shards: int = 1  # into how many parts `pairs` can be divided without reading it
     notes: list[str] = field(default_factory=list)  # what was decided in reading it
+    examples: AnyDataset = None  # its pairs as tokens, once they are asked for
 
     def describe(self) -> str:
         """What it is, in a line."""

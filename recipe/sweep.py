@@ -21,11 +21,13 @@ from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
 from recipe.depths import choose_depths, format_table, layers_to_freeze, recommend, summarise
 from recipe.durable import locked, write_json
-from recipe.errors import Damaged, Missing, OneLineParser, UserError, exit_on_error
+from recipe.errors import Damaged, Missing, UserError
+from recipe.exiting import exit_on_error
 from recipe.figures import draw_sweep
 from recipe.identity import given_arguments
 from recipe.json_files import read_json
 from recipe.loading import load_model
+from recipe.one_line_parser import OneLineParser
 from recipe.outputs import check_free, remove_run, staged
 from recipe.parsing import parse
 from recipe.prefix_cache import WRITER

@@ -15,14 +15,14 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from recipe.cache_folder import create_file, unfinished_folder
-from recipe.data import Examples, iterate_batches
+from recipe.data import AnyDataset, iterate_batches
 from recipe.ranks import Share, first_on_machine, from_all_ranks, together
 from recipe.tokens import Tokens
 
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
 
 
-def store_tokens(examples: Examples, shards: int, directory: Path, args: TrainingArguments) -> Tokens:
+def store_tokens(examples: AnyDataset, shards: int, directory: Path, args: TrainingArguments) -> Tokens:
     """The tokens of all examples, in order; the ranks of a machine each read some of the shards. Collective.
 
     The files are unlinked as soon as they are mapped, so that nothing is left behind.
@@ -44,7 +44,7 @@ def store_tokens(examples: Examples, shards: int, directory: Path, args: Trainin
         return together(args, lambda: _map(folder), OSError)._replace(cut=sum(here))
 
 
-def _write_shards(examples: Examples, shards: int, folder: Path, share: Share) -> int:
+def _write_shards(examples: AnyDataset, shards: int, folder: Path, share: Share) -> int:
     """This rank's shards; how many of its pairs were cut."""
     cut = 0
     for number in range(share.rank, shards, share.ranks):

@@ -32,9 +32,12 @@ class FreezeTrainer(Trainer):
 
     Attributes:
         run: what each checkpoint's manifest says of the run that it is of.
+        encode_seconds: that computing the frozen prefix took before the run.
     """
 
     run: Mapping[str, Any] = MappingProxyType({})
+    encode_seconds: float = 0.0
+    _step_loss: Tensor | None = None  # of the micro-batches since the last step
 
     def get_train_dataloader(self) -> DataLoader:
         """The training micro-batches of this rank, not sharded by accelerate: they are this rank's own already."""
@@ -64,15 +67,22 @@ class FreezeTrainer(Trainer):
             RunError: the loss is not finite. The optimizer has not stepped, so the weights are still good.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
-            rate = self._get_learning_rate()
+        # Its value is waited for once an optimizer step; NaN of any micro-batch shows in the sum.
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        if self.accelerator.sync_gradients:
+            value, self._step_loss = self._step_loss.item(), None
+            self._check_loss(value)
+        return loss
+
+    def _check_loss(self, value: float) -> None:
+        if not math.isfinite(value):
+            rate = self.optimizer.param_groups[0]["lr"]
             last = next(iter(checkpoint_folders(Path(self.args.output_dir))), None)
             raise RunError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} (learning rate {rate:.3g}); stopped "
+                f"the loss is {value} at step {self.state.global_step + 1} (learning rate {rate:.3g}); stopped "
                 f"before the weights changed; last good checkpoint: {last or 'none yet'}. A smaller --learning_rate or "
                 "--max_grad_norm is the usual way out"
             )
-        return loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)

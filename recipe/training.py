@@ -2,34 +2,34 @@
 
 import os
 import time
-from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.base_model import Base, name_labels, open_base
-from recipe.building import NO_PAIRS, build, build_trainer
-from recipe.cached_split import TokenizedSplit
+from recipe.build import build_trainer
+from recipe.callbacks import SaveAndStop
 from recipe.checkpointing import Checkpoint
-from recipe.data import Split, iterate, open_split, require_split, tokenize
+from recipe.data import Split, iterate, open_split, require_split, tokenized
 from recipe.errors import RunError, UserError
-from recipe.failures import in_one_line
+from recipe.failures import as_refusal, in_one_line
+from recipe.feeding import NO_PAIRS, Prepared, build
+from recipe.figures import new_figure
 from recipe.finishing import finish, push
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.launcher import describe_processes
 from recipe.loading import check_length, load_model, load_tokenizer, vocabulary_note
 from recipe.metrics import RANKING
-from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import check_output
 from recipe.progress import quiet_libraries, say
 from recipe.ranks import held_output, together
 from recipe.repairing import complete
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary
 from recipe.resuming import choose
-from recipe.signals import SaveAndStop, StopRequest, stop_requests
+from recipe.signals import StopRequest, stop_requests
 from recipe.text import shown
 from recipe.trainer import FreezeTrainer
 from recipe.weights import fingerprint
@@ -49,26 +49,19 @@ def train(arguments: RecipeArguments) -> RunReport | None:
         return _train(arguments, request)
 
 
-class Prepared(NamedTuple):
-    """All that a run is made of before anything is computed or written."""
-
-    model: BertForPairwiseCLS
-    tokenizer: PreTrainedTokenizerBase
-    splits: list[Split]
-    tokenized: list[TokenizedSplit]
-    report: RunReport
-
-
 def prepare(arguments: RecipeArguments) -> Prepared:
     """Open data and model, freeze, and say what is trained on what.
 
     Raises:
         UserError: an argument or the data are not right.
     """
-    args, started = arguments.training, time.perf_counter()
+    args = arguments.training
     quiet_libraries()
     set_seed(args.seed)
     check_output(args.folder, arguments.model.name)
+    if args.model_card and args.process_index == 0:
+        with as_refusal(args):
+            new_figure(1, 1)  # a backend that fails does so now
     base = open_base(arguments.model)
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
     check_length(arguments.data, base.config.max_position_embeddings)
@@ -88,16 +81,15 @@ def prepare(arguments: RecipeArguments) -> Prepared:
         say(args, shown(split.describe()))
     gpus, threads = torch.cuda.device_count(), torch.get_num_threads()
     say(args, describe_processes(args.world_size, args.device.type, threads, gpus, os.environ))
-    report = RunReport(plan, make_identity(arguments, model, splits, tokenizer), started)
-    max_length = arguments.data.max_length
-    tokenized = [TokenizedSplit(s.source, s.rows, tokenize(s.pairs, tokenizer, max_length), s.shards) for s in splits]
-    return Prepared(model, tokenizer, splits, tokenized, report)
+    splits = [tokenized(split, tokenizer, arguments.data.max_length) for split in splits]
+    return Prepared(model, tokenizer, splits, make_identity(arguments, model, splits, tokenizer))
 
 
 def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None:
-    args = arguments.training
-    model, tokenizer, splits, tokenized, report = together(args, lambda: prepare(arguments))
-    identity = report.identity
+    args, started = arguments.training, time.perf_counter()
+    made = together(args, lambda: prepare(arguments))
+    model, tokenizer, splits, identity = made
+    report = RunReport(make_plan(model), identity, started)
     same_on_all_ranks(args, identity)
     with held_output(args, args.folder) as shared:
         if not shared:
@@ -106,16 +98,17 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         for line in resume.notes:
             say(args, f"note: {line}")
         if resume.finished:
-            complete(arguments, model, tokenizer, splits, tokenized, report)
+            complete(arguments, made, report)
             if args.process_index == 0:
                 say(args, format_finished(args.output_dir))
             if args.push_to_hub:
                 push(together(args, lambda: build_trainer(args, model, tokenizer, eval_dataset=NO_PAIRS)))
             return None
         report.first_step = resume.checkpoint.step if resume.checkpoint else 0
-        trainer = build(arguments, model, tokenizer, tokenized, report, resume.checkpoint)
+        trainer = build(arguments, made, resume.checkpoint)
+        report.encode_seconds = trainer.encode_seconds
         output = _run(trainer, request, resume.checkpoint)
-        model.unpark_prefix()
+        model.restore_prefix()
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:
             raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
         finish(arguments, trainer, output, report, splits[1] if len(splits) > 1 else None)

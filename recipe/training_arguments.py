@@ -36,8 +36,8 @@ class FreezeTrainingArguments(TrainingArguments):
     )
     compile_tail: str = option(
         "off",
-        "Train what is above the frozen prefix as compiled graphs; 'auto': where that measures faster on the GPU.",
-        choices=["auto", "on", "off"],
+        "Train what is above the frozen prefix as compiled graphs.",
+        choices=["on", "off"],
     )
     model_card: bool = option(True, "Write README.md, a model card with figures, beside the model.")
     eval_strategy: str = option("epoch", "When to evaluate.", choices=["no", "steps", "epoch"])

@@ -14,9 +14,11 @@ import torch
 import yaml
 from torch import nn
 
-from recipe.building import build
 from recipe.durable import locked, write_text
-from recipe.errors import OneLineParser, RunError, UserError, exit_on_error
+from recipe.errors import RunError, UserError
+from recipe.exiting import exit_on_error
+from recipe.feeding import build
+from recipe.one_line_parser import OneLineParser
 from recipe.outputs import check_free
 from recipe.parsing import parse
 from recipe.progress import say
@@ -60,9 +62,9 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
         check_free(best, best.is_file() and best.read_bytes().startswith(HEAD.encode()))
         check_study(folder, arguments)
         made = prepare(arguments)
-        trainer = build(arguments, made.model, made.tokenizer, made.tokenized, made.report)
+        trainer = build(arguments, made)
         trainer.model_init = _first_weights(made.model)
-        study = open_study(folder, arguments, made.report.identity)
+        study = open_study(folder, arguments, made.identity)
         with keeping(folder / STUDY):
             _search(trainer, study, trials)
             write_text(best, best_yaml(words, study))

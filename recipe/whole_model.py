@@ -10,12 +10,14 @@ from safetensors import SafetensorError
 from recipe.arguments import ModelArguments
 from recipe.base_model import name_labels, open_base
 from recipe.durable import whole_folder
-from recipe.errors import Damaged, OneLineParser, RunError, UserError, exit_on_error
+from recipe.errors import Damaged, RunError, UserError
+from recipe.exiting import exit_on_error
 from recipe.file_names import MANIFEST
 from recipe.json_files import misfit
 from recipe.loading import load_model, load_tokenizer
 from recipe.manifest import Checkpoint, open_checkpoint
 from recipe.modeling import BertForPairwiseCLS
+from recipe.one_line_parser import OneLineParser
 from recipe.text import one_line
 from recipe.weights import fingerprint, load_trainable
 

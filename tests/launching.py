@@ -100,7 +100,7 @@ def _run_rank(env, folder, words, log, prepare):
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{kind}", os.O_WRONLY | os.O_CREAT), number)
     import run_freeze
-    from recipe.errors import exit_on_error
+    from recipe.exiting import exit_on_error
 
     torch.set_num_threads(1)
     if prepare is not None:

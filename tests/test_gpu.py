@@ -1,5 +1,6 @@
 """What a GPU asks for, as far as a CPU can tell: decisions, shapes, and that a compiled tail learns the same."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -45,17 +46,17 @@ def test_the_cache_goes_to_the_gpu_where_it_fits(cache, monkeypatch, capsys, fre
     monkeypatch.setattr(gpu, "free_bytes", lambda device: free)
     monkeypatch.setattr(PrefixCache, "to", lambda self, device, multiple: moved.append(multiple) or self)
     args = gpu_args(workers)
-    (kept,) = gpu.place([cache], args)  # 320 bytes
-    assert moved == ([gpu.LENGTHS] if told == "in GPU memory" else [])
+    (kept,) = gpu.place_caches([cache], args)  # 320 bytes
+    assert moved == ([gpu.PAD_TO_MULTIPLE_OF] if told == "in GPU memory" else [])
     assert args.dataloader_pin_memory is pinned
     assert (told or "") in capsys.readouterr().out
-    assert moved or kept.multiple == gpu.LENGTHS
+    assert moved or kept.pad_to_multiple_of == gpu.PAD_TO_MULTIPLE_OF
 
 
 def test_on_a_cpu_it_stays_where_it_is(cache, arguments):
-    assert gpu.place([cache], arguments().training) == [cache]
-    (padded,) = gpu.place([cache], arguments("--compile_tail=on").training)
-    assert (padded.states is cache.states, padded.multiple) == (True, gpu.LENGTHS)
+    assert gpu.place_caches([cache], arguments().training) == [cache]
+    (padded,) = gpu.place_caches([cache], arguments("--compile_tail=on").training)
+    assert (padded.states is cache.states, padded.pad_to_multiple_of) == (True, gpu.PAD_TO_MULTIPLE_OF)
 
 
 def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_path, monkeypatch):
@@ -65,51 +66,13 @@ def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_pa
         train(arguments(*words, f"--compile_tail={mode}", f"--output_dir={tmp_path / mode}"))
     for key in ("loss", "grad_norm", "eval_loss"):
         assert_close(history(tmp_path / "off", key), history(tmp_path / "on", key), 1e-5)
-    manifest = (tmp_path / "on" / "checkpoint-18" / "manifest.json").read_text()
-    assert "tail compiled" in manifest
+    manifest = json.loads((tmp_path / "on" / "checkpoint-18" / "manifest.json").read_text())
+    assert manifest["prefix"]["compiled"] is True
 
 
 def test_a_tail_that_is_not_compiled_is_said_to_be_so(arguments, capsys):
     train(arguments("--compile_tail=on", "--prefix_cache=off", "--eval_strategy=no", "--max_steps=1"))
     assert "note: --compile_tail compiles nothing" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("faster", "before", "compiled"),
-    [(True, None, True), (False, None, False), (None, f"in float16{gpu.COMPILED}", True), (None, "in float16", False)],
-)
-def test_auto_compiles_where_it_measures_faster(cache, monkeypatch, faster, before, compiled):
-    args = SimpleNamespace(compile_tail="auto", device=SimpleNamespace(type="cuda"))
-    model = SimpleNamespace(run_tail=lambda states, mask: states, compiled_tail=None)
-    model.to = lambda device: model
-    monkeypatch.setattr(gpu, "BACKEND", "eager")
-    monkeypatch.setattr(gpu, "_faster", lambda *_: faster)
-    gpu.compile_tail(model, cache, args, before)
-    assert (model.compiled_tail is not None) is compiled
-
-
-@pytest.mark.parametrize("times", [(0.002, 0.001), (0.001, 0.002)])
-def test_faster_is_what_was_measured(cache, arguments, monkeypatch, capsys, times):
-    seconds = iter(times)
-    monkeypatch.setattr(gpu, "_seconds", lambda *_: next(seconds))
-    model = SimpleNamespace(run_tail=None)
-    assert gpu._faster(model, None, cache, arguments().training) is (times[1] < times[0])
-    assert f"{1000 * times[0]:.2f} ms forward and backward, {1000 * times[1]:.2f} ms" in capsys.readouterr().out
-
-
-def test_measuring_leaves_no_trace(arguments, tiny_model, cache):
-    from recipe.base_model import open_base
-    from recipe.freezing import freeze
-    from recipe.loading import load_model
-
-    parsed = arguments()
-    base = open_base(parsed.model)
-    model = load_model(base)
-    freeze(model, parsed.freeze)
-    before = torch.random.get_rng_state()
-    assert gpu._seconds(model, model.run_tail, torch.zeros(2, 8, 32), None, parsed.training) > 0
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 0)])

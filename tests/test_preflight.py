@@ -5,7 +5,7 @@ import torch
 from transformers import SchedulerType, TrainerCallback
 from transformers.training_args import OptimizerNames
 
-from recipe import building, preflight
+from recipe import feeding
 from recipe.errors import RunError, UserError
 from recipe.failures import as_refusal, blame, in_one_line
 from recipe.trainer import FreezeTrainer
@@ -41,14 +41,14 @@ def reporter(monkeypatch):
     """A function: events that fail -> the reporter of the runs from here on."""
 
     def arrange(*fails):
-        fake, real = Fake(fails), building.build_trainer
+        fake, real = Fake(fails), feeding.build_trainer
 
         def build_trainer(*words, **more):
             trainer = real(*words, **more)
             trainer.add_callback(fake)
             return trainer
 
-        monkeypatch.setattr(building, "build_trainer", build_trainer)
+        monkeypatch.setattr(feeding, "build_trainer", build_trainer)
         return fake
 
     return arrange
@@ -58,7 +58,7 @@ def test_what_the_libraries_refuse_is_refused_before_anything_is_encoded(argumen
     def never(*_):
         raise AssertionError("encoded")
 
-    monkeypatch.setattr(building, "cache_prefix", never)
+    monkeypatch.setattr(feeding, "cache_prefix", never)
     monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
     for name, value, told in [  # as parsing would not know, or knows from another place
         ("optim", OptimizerNames.ADAMW_8BIT, r"^--optim adamw_8bit: You need to install `bitsandbytes`"),
@@ -75,7 +75,7 @@ def test_what_the_libraries_refuse_is_refused_before_anything_is_encoded(argumen
     reporter("setup")
     with pytest.raises(UserError, match=r"^--report_to .*setup: no route to host"):
         train(arguments())
-    monkeypatch.setattr(preflight, "new_figure", lambda *_: 1 / 0)
+    monkeypatch.setattr("recipe.training.new_figure", lambda *_: 1 / 0)
     with pytest.raises(UserError, match=r"^ZeroDivisionError"):
         train(arguments("--model_card=true", f"--output_dir={tmp_path / 'figure'}"))
 

@@ -1,6 +1,7 @@
 import torch
 
-from recipe.tokens import SortedPairs, collate, read_tokens
+from recipe.collator import collate
+from recipe.tokens import SortedPairs, read_tokens
 from tests.test_batching import examples
 
 

@@ -8,11 +8,11 @@ import torch
 from transformers import set_seed
 
 from recipe.base_model import open_base
-from recipe.building import build_trainer, train_batches
-from recipe.cached_split import TokenizedSplit
-from recipe.data import require_split, tokenize
+from recipe.build import build_trainer
+from recipe.data import require_split, tokenized
 from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
+from recipe.feeding import train_batches
 from recipe.loading import load_fine_tuned_model, load_model, load_tokenizer
 from recipe.parsing import parse
 from recipe.training import train
@@ -97,8 +97,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(arguments, tmp
         model.bert.encoder.layer[3].output.dense.weight[0, 0] = float("inf")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     split = require_split(parsed.data, "train")
-    examples = tokenize(split.pairs, tokenizer, parsed.data.max_length)
-    batches = train_batches(TokenizedSplit(split.source, split.rows, examples), parsed)
+    batches = train_batches(tokenized(split, tokenizer, parsed.data.max_length), parsed)
     trainer = build_trainer(parsed.training, model, tokenizer, batches)
     with pytest.raises(RunError, match=r"the loss is nan at step 1 \(learning rate 0.0001\)"):
         trainer.train()
