@@ -11,10 +11,22 @@ from torch import nn
 from transformers import TrainingArguments
 
 from recipe.arithmetic import ENVIRONMENT, describe_arithmetic
+from recipe.internals import attention_of
 from recipe.modeling import BertForPairwiseCLS
 from recipe.tokens import Tokens
 
 COMPUTED_WITH = ("device", "processor instructions", "attention kernels", "oneDNN", "float32 matrix products")
+
+
+class LayerConfig(NamedTuple):
+    """What of a model's configuration a layer's output depends on."""
+
+    hidden_act: str
+    hidden_size: int
+    layer_norm_eps: float
+    num_attention_heads: int
+    num_hidden_layers: int
+    attn_implementation: str
 
 
 class CacheKey(NamedTuple):
@@ -22,7 +34,7 @@ class CacheKey(NamedTuple):
 
     modules: tuple[str, ...]  # sha256 of the embeddings and of each layer of the prefix
     tokens: str  # sha256 of ids, types and lengths: stands for texts, tokenizer and max_length
-    shape: str  # what of the configuration a layer reads
+    layers: LayerConfig
     dtype: str
     compute_dtype: str
     versions: str
@@ -49,13 +61,12 @@ def make_key(
 ) -> CacheKey:
     """The key of the model's frozen prefix over `tokens`, computed with what `arithmetic_of` tells."""
     config = model.config
-    read = ("hidden_act", "hidden_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers")
-    shape = {name: getattr(config, name) for name in read} | {"attention": config._attn_implementation}
+    read = {name: getattr(config, name) for name in LayerConfig._fields[:-1]}
     modules = [model.bert.embeddings, *model.bert.encoder.layer[: model.prefix_depth]]
     return CacheKey(
         modules=tuple(_weights_sha256(module) for module in modules),
         tokens=tokens.sha256(),
-        shape=json.dumps(shape, sort_keys=True),
+        layers=LayerConfig(**read, attn_implementation=attention_of(config)),
         dtype=dtype,
         compute_dtype=compute_dtype,
         versions=f"torch {version('torch')}, transformers {version('transformers')}",

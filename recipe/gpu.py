@@ -6,6 +6,7 @@ At batch 32 the arithmetic of a cached step is over before Python has launched i
 import torch
 
 from recipe.arguments import FreezeTrainingArguments
+from recipe.internals import allow_recompiles
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import PrefixCache
 from recipe.progress import say
@@ -46,5 +47,5 @@ def place_caches(caches: list[PrefixCache], args: FreezeTrainingArguments) -> li
 def compile_tail(model: BertForPairwiseCLS) -> None:
     """Have training run the tail compiled. Each length of batch is compiled, and on a GPU captured, once."""
     mode = "reduce-overhead" if BACKEND == "inductor" else None
-    torch._dynamo.config.recompile_limit = GRAPHS  # 8 by default, beyond which it would silently stay as it was
+    allow_recompiles(GRAPHS)
     model.compiled_tail = torch.compile(model.run_tail, backend=BACKEND, mode=mode, dynamic=False)

@@ -5,6 +5,7 @@ import re
 from typing import Any, NoReturn
 
 from recipe.errors import UserError
+from recipe.internals import take_negative_numbers
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -12,8 +13,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # by itself, in Python 3.11, it takes -1e-4 and -inf for flags; there is no public way to say otherwise
-        self._negative_number_matcher = re.compile(r"^-(\.?\d|inf|nan)", re.IGNORECASE)
+        take_negative_numbers(self)
 
     def error(self, message: str) -> NoReturn:
         """Raise it."""

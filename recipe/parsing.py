@@ -14,6 +14,7 @@ from transformers.hf_argparser import string_to_bool
 from recipe.arguments import RecipeArguments
 from recipe.checking import check_combinations, check_environment, settle, trains
 from recipe.errors import UserError
+from recipe.internals import actions_of, option_strings_of
 from recipe.one_line_parser import OneLineParser
 from recipe.ranges import check_ranges
 from recipe.renamed import hint
@@ -43,7 +44,7 @@ def build_parser() -> HfArgumentParser:
         description="Fine-tune a BERT on sentence pairs with chosen layers frozen.",
         allow_abbrev=False,
     )
-    for action in parser._actions:  # what is refused has its reason said, whatever its value looks like
+    for action in actions_of(parser):  # what is refused has its reason said, whatever its value looks like
         if action.dest in REFUSED and action.type is not string_to_bool:
             action.type, action.choices = None, None
         if action.dest in REFUSED:
@@ -89,13 +90,13 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
             raise UserError(
                 f"{word}: the YAML file stands first, and there is one: run_freeze.py {word} --flag value ..."
             )
-    blank = Namespace(**{action.dest: _NOT_GIVEN for action in parser._actions})
+    blank = Namespace(**{action.dest: _NOT_GIVEN for action in actions_of(parser)})
     for word in words:
         if word.startswith("--") and word.endswith("=--"):  # which argparse takes for the end of the flags
             raise UserError(f"{word[:-1].rstrip('-=')} --: a value is expected")
     parsed, rest = parser.parse_known_args(words, blank)
     if rest:
-        raise UserError(_unknown(rest[0], words, parser._option_string_actions))
+        raise UserError(_unknown(rest[0], words, option_strings_of(parser)))
     values = {name: value for name, value in vars(parsed).items() if value is not _NOT_GIVEN}
     for name in PATHS:
         if values.get(name):
@@ -145,7 +146,7 @@ def _number(value: Any) -> Any:
 
 def _yaml_as_words(parser: HfArgumentParser, path: Path) -> list[str]:
     """The file's keys as command-line words, each read alone first so that an error names its line."""
-    known: dict[str, Action] = {action.dest: action for action in reversed(parser._actions) if action.dest != "help"}
+    known: dict[str, Action] = {action.dest: action for action in reversed(actions_of(parser)) if action.dest != "help"}
     words: list[str] = []
     for key, line, value in yaml_items(path):
         if key not in known:

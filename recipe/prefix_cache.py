@@ -80,16 +80,14 @@ class PrefixCache:
 
 def rows_per_pair(tokens: Tokens, key: CacheKey) -> Tensor:
     """Offsets (pairs + 1,) of a cache's rows: one a token, or [CLS] alone where the last layer is in the prefix."""
-    if key.depth == json.loads(key.shape)["num_hidden_layers"]:
+    if key.depth == key.layers.num_hidden_layers:
         return torch.arange(len(tokens.labels) + 1)
     return tokens.offsets
 
 
 def size_in_bytes(tokens: Tokens, key: CacheKey) -> int:
     """What a cache's states take on disk."""
-    return (
-        int(rows_per_pair(tokens, key)[-1]) * json.loads(key.shape)["hidden_size"] * getattr(torch, key.dtype).itemsize
-    )
+    return int(rows_per_pair(tokens, key)[-1]) * key.layers.hidden_size * getattr(torch, key.dtype).itemsize
 
 
 def reserve(partial: Path, tokens: Tokens, key: CacheKey) -> None:
@@ -115,7 +113,7 @@ def open_partial(partial: Path, tokens: Tokens, key: CacheKey) -> Tensor:
 
 
 def _map(path: Path, tokens: Tokens, key: CacheKey, shared: bool) -> Tensor:
-    rows, hidden = int(rows_per_pair(tokens, key)[-1]), json.loads(key.shape)["hidden_size"]
+    rows, hidden = int(rows_per_pair(tokens, key)[-1]), key.layers.hidden_size
     return torch.from_file(str(path), shared=shared, size=rows * hidden, dtype=getattr(torch, key.dtype)).view(
         rows, hidden
     )

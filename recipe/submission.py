@@ -10,8 +10,6 @@ from typing import Any
 from recipe.arguments import DataArguments
 from recipe.data import Split
 from recipe.durable import write_text
-from recipe.errors import RunError
-from recipe.text import shown
 
 
 def submission_name(args: DataArguments) -> str:
@@ -35,24 +33,3 @@ def write_submission(path: Path, labels: Sequence[str], ids: Sequence[Any] | Non
     """CLUE's file: {"id": 0, "label": "0"} a line, in the order of the test split."""
     numbered = zip(range(len(labels)) if ids is None else ids, labels, strict=True)
     write_text(path, "".join(json.dumps({"id": own, "label": label}) + "\n" for own, label in numbered))
-
-
-def check_submission(path: Path, rows: int, labels: Sequence[str], ids: Sequence[Any] | None = None) -> None:
-    """Read a submission file back as CLUE would.
-
-    Raises:
-        RunError: it has another number of lines, another order, or a line that is not of the form.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if len(lines) != rows:
-        raise RunError(f"{path}: {len(lines):,} lines, where the test split has {rows:,} pairs")
-    for number, (line, own) in enumerate(zip(lines, range(rows) if ids is None else ids, strict=True), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict) or entry.keys() != {"id", "label"} or entry["label"] not in labels:
-            expected = f'{{"id": {json.dumps(own)}, "label": "..."}}'
-            raise RunError(f"{path}:{number}: {shown(line[:60])!r}; {expected} is expected")
-        if entry["id"] != own:
-            raise RunError(f"{path}:{number}: id {entry['id']!r}; {own!r} is expected")

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from recipe.cache_folder import create_file, unfinished_folder
 from recipe.data import AnyDataset, iterate_batches
 from recipe.ranks import Share, first_on_machine, from_all_ranks, together
-from recipe.tokens import Tokens
+from recipe.tokens import Tokens, flat_columns
 
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
 
@@ -58,11 +58,10 @@ def _write_part(folder: Path, number: int, batches: Iterator[dict[str, list[Any]
     files = {name: create_file(folder / f"{name}-{number}") for name in PARTS}
     try:
         for batch in batches:
-            for name in ("input_ids", "token_type_ids"):
-                kind = str(PARTS[name]).removeprefix("torch.")
-                files[name].write(np.concatenate([np.asarray(row, dtype=kind) for row in batch[name]]).data)
-            files["offsets"].write(np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64).data)  # lengths
-            files["labels"].write(np.asarray(batch["labels"], dtype=np.int64).data)
+            columns = flat_columns(batch)
+            columns["offsets"] = columns.pop("lengths")  # until the parts are joined
+            for name, column in columns.items():
+                files[name].write(column.data)
             cut += sum(batch["cut"])
     finally:
         for file in files.values():

@@ -50,20 +50,30 @@ class Tokens(NamedTuple):
         return {"input_ids": ids, "token_type_ids": types, "labels": int(self.labels[index])}
 
 
+def flat_columns(batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+    """A batch of examples as arrays: ids and types end to end, and each pair's length and label."""
+    return {
+        "input_ids": _end_to_end(batch["input_ids"], np.int32),
+        "token_type_ids": _end_to_end(batch["token_type_ids"], np.uint8),
+        "lengths": np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64),
+        "labels": np.asarray(batch["labels"], dtype=np.int64),
+    }
+
+
+def _end_to_end(rows: list[list[int]], dtype: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *(np.asarray(row, dtype) for row in rows)])
+
+
 def read_tokens(batches: Iterator[dict[str, list[Any]]]) -> Tokens:
     """The tokens of batches of examples, in memory."""
-    ids, types, lengths, labels, cut = [], [], [], [], 0
+    columns, cut = [flat_columns({"input_ids": [], "token_type_ids": [], "labels": []})], 0
     for batch in batches:
-        ids.append(np.concatenate([np.asarray(row, dtype=np.int32) for row in batch["input_ids"]]))
-        types.append(np.concatenate([np.asarray(row, dtype=np.uint8) for row in batch["token_type_ids"]]))
-        lengths += [len(row) for row in batch["input_ids"]]
-        labels += batch["labels"]
+        columns.append(flat_columns(batch))
         cut += sum(batch.get("cut", []))
-    if not ids:
-        ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))
-    arrays = torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(types))
-    return Tokens(*arrays, offsets, torch.tensor(labels, dtype=torch.int64), cut)
+    ids, types, lengths, labels = (
+        torch.from_numpy(np.concatenate([each[name] for each in columns])) for name in columns[0]
+    )
+    return Tokens(ids, types, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]), labels, cut)
 
 
 def describe_cut(source: str, cut: int, pairs: int, which: str = "") -> list[str]:

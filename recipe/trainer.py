@@ -22,6 +22,7 @@ from transformers.trainer_utils import TrainOutput
 from recipe.batching import TrainBatches
 from recipe.checkpointing import checkpoint_folders, rotate, step_of
 from recipe.errors import Damaged, RunError
+from recipe.internals import set_last_rates
 from recipe.manifest import begin, open_checkpoint, remove_checkpoint, seal
 from recipe.text import one_line
 from recipe.weights import load_trainable, save_trainable, trainable_weights
@@ -168,7 +169,7 @@ class FreezeTrainer(Trainer):
             base * scale(schedule.last_epoch)
             for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         ]
-        schedule._last_lr = rates
+        set_last_rates(schedule, rates)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"], group["initial_lr"] = rate, self.args.learning_rate
 

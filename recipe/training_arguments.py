@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from recipe.internals import use_one_gpu
 from recipe.ranks import meeting
 
 
@@ -96,7 +97,7 @@ class FreezeTrainingArguments(TrainingArguments):
             super().__post_init__()
         # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
         # hands a cached batch's indices to the wrong rows
-        self._n_gpu = min(self.n_gpu, 1)
+        use_one_gpu(self)
 
     @property
     def folder(self) -> Path:

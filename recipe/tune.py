@@ -18,6 +18,7 @@ from recipe.durable import locked, write_text
 from recipe.errors import RunError, UserError
 from recipe.exiting import exit_on_error
 from recipe.feeding import build
+from recipe.internals import storage_of
 from recipe.one_line_parser import OneLineParser
 from recipe.outputs import check_free
 from recipe.parsing import parse
@@ -92,7 +93,7 @@ def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
         direction="maximize",
         backend="optuna",
         study_name=study.study_name,
-        storage=study._storage,
+        storage=storage_of(study),
         load_if_exists=True,
         sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),

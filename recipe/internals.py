@@ -1,0 +1,71 @@
+"""The libraries' private names that this recipe leans on, all of them; a test fails when a release moves one.
+
+Each stands here because there is no public way. The inside of BertLayer, which `modeling` leans on, is the exception:
+that file is copied beside saved models and has tests of its own.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# Methods of the Trainer that FreezeTrainer overrides, with the parameters that it calls them with.
+TRAINER_METHODS = {
+    "_save": ("output_dir", "state_dict"),
+    "_push_from_checkpoint": ("checkpoint_folder",),
+    "_save_checkpoint": ("model", "trial"),
+    "_finalize_training": ("trial", "num_train_samples", "start_time"),
+    "_init_training_state": (
+        "max_steps",
+        "num_update_steps_per_epoch",
+        "num_train_epochs",
+        "resume_from_checkpoint",
+        "trial",
+    ),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
+    "_load_rng_state": ("checkpoint",),
+    "_load_best_model": (),
+    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+}
+
+
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """A parser's flags; HfArgumentParser makes them, so that nobody else has a list."""
+    return parser._actions
+
+
+def option_strings_of(parser: argparse.ArgumentParser) -> list[str]:
+    """How they are spelt."""
+    return list(parser._option_string_actions)
+
+
+def take_negative_numbers(parser: argparse.ArgumentParser) -> None:
+    """Have -1e-4 and -inf be values; Python 3.11's argparse takes them for flags."""
+    parser._negative_number_matcher = re.compile(r"^-(\.?\d|inf|nan)", re.IGNORECASE)
+
+
+def attention_of(config: Any) -> str:
+    """How attention is computed: 'sdpa' or 'eager'."""
+    return str(config._attn_implementation)
+
+
+def use_one_gpu(args: Any) -> None:
+    """Keep TrainingArguments from nn.DataParallel, which several visible GPUs without a launcher would become."""
+    args._n_gpu = min(args.n_gpu, 1)
+
+
+def allow_recompiles(times: int) -> None:
+    """Let torch.compile compile a function so many times; behind its 8 it silently runs as it was."""
+    import torch._dynamo  # takes a second
+
+    torch._dynamo.config.recompile_limit = times
+
+
+def set_last_rates(schedule: Any, rates: Sequence[Any]) -> None:
+    """Tell a schedule what rates it gave last, which the Trainer logs."""
+    schedule._last_lr = list(rates)
+
+
+def storage_of(study: Any) -> Any:
+    """Where an Optuna study lies, for the Trainer's search to go on with."""
+    return study._storage
