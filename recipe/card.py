@@ -5,10 +5,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
 
 from recipe.arguments import RecipeArguments
 from recipe.arithmetic import versions
@@ -17,10 +18,29 @@ from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
 from recipe.file_names import CARD, FIGURES
 from recipe.metrics import by_name
 from recipe.prediction import Answers
-from recipe.reporting import RunReport, format_plan, format_threshold, peak_memory
+from recipe.reporting import RunReport, describe_memory, format_plan, format_threshold
 from recipe.text import fenced, markdown, without_secrets
 
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MISTAKES = 20
+SCORES = {  # what the card calls them, by the metrics' names
+    "accuracy": "accuracy",
+    "majority_baseline": "majority baseline",
+    "loss": "loss",
+    "f1": "F1",
+    "mcc": "MCC",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "ece": "expected calibration error",
+}
+
+
+class Scored(NamedTuple):
+    """The validation split, and what the model that a run ends with answers to it."""
+
+    split: Split
+    answers: Answers
+    names: Sequence[str]  # the model's labels
 
 
 def write_card(
@@ -28,25 +48,58 @@ def write_card(
     arguments: RecipeArguments,
     report: RunReport,
     log_history: Sequence[dict[str, Any]],
-    split: Split | None,
-    answers: Answers | None,
-    names: Sequence[str],
+    scored: Scored | None,
 ) -> None:
-    """Write README.md and its figures into `folder`.
-
-    Args:
-        split, answers: the validation split and the best model's answers to it; None where there was none.
-        names: the model's labels.
-    """
+    """Write README.md and its figures into `folder`; without the scores where there was no validation split."""
     draw_learning_curve(log_history, folder / FIGURES[0])
-    parts = [_metadata(arguments, report), _head(arguments, report), _training(arguments, report)]
-    if split is not None and answers is not None:
-        probabilities = answers.probabilities
-        draw_confusion(report.metrics["eval_confusion_matrix"], names, folder / FIGURES[1])
-        draw_reliability(probabilities, answers.labels, report.metrics["eval_ece"], folder / FIGURES[2])
-        parts += [_scores(report, split), _mistakes(split, probabilities, answers, names)]
-    parts.append(_reproduction(report))
-    (folder / CARD).write_text("\n".join(parts), encoding="utf-8")
+    if scored is not None:
+        draw_confusion(report.metrics["eval_confusion_matrix"], scored.names, folder / FIGURES[1])
+        labels, error = scored.answers.labels, report.metrics["eval_ece"]
+        draw_reliability(scored.answers.probabilities, labels, error, folder / FIGURES[2])
+    text = _environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    (folder / CARD).write_text(text.render(**_content(arguments, report, scored)), encoding="utf-8")
+
+
+def _environment() -> Environment:
+    """Jinja with the card's filters; whatever comes from a user or the data goes through `markdown` or `fenced`."""
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
+    )
+    environment.filters |= {
+        "markdown": markdown,
+        "fenced": fenced,
+        "percent": lambda value: f"{value:.1%}",
+        "seconds": lambda value: f"{value:.0f} s",
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }
+    return environment
+
+
+def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | None) -> dict[str, Any]:
+    """What the template's names stand for."""
+    base, identity, told = arguments.model.name, report.identity, by_name(report.metrics)
+    data = [(f"{name} data", value) for name, value in identity.get("data", {}).items()]
+    weights = [(f"{part} weights, as loaded", value) for part, value in identity.get("weights", {}).items()]
+    return {
+        "metadata": _metadata(arguments, report),
+        "name": _name(arguments),
+        "base": Path(base).name if Path(base).exists() else base,
+        "frozen": 1 - report.plan.trainable / report.plan.parameters,
+        "scores": told,
+        "beats_majority": bool(told)
+        and told["accuracy"] > told["majority_baseline"]
+        and told["majority_p_value"] < 0.05,
+        "plan": format_plan(report.plan),
+        "figures": FIGURES,
+        "pairs": scored.split.rows if scored else 0,
+        "rows": _rows(told) if scored else [],
+        "mistakes": _mistakes(scored) if scored else None,
+        "command": shlex.join(["python", *without_secrets(sys.argv)]),
+        "report": report,
+        "memory": describe_memory(report),
+        "fingerprints": data + weights,
+        "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
+    }
 
 
 def _name(arguments: RecipeArguments) -> str:
@@ -81,82 +134,31 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
         model_name=_name(arguments) if results else None,
         eval_results=results or None,
     )
-    return f"---\n{card.to_yaml()}\n---\n"
+    return str(card.to_yaml())
 
 
-def _head(arguments: RecipeArguments, report: RunReport) -> str:
-    base = Path(arguments.model.name).name if Path(arguments.model.name).exists() else arguments.model.name
-    share = report.plan.trainable / report.plan.parameters
-    lines = [f"# {markdown(_name(arguments))}", ""]
-    lines.append(
-        f"**{markdown(base)}**, fine-tuned to classify Chinese sentence pairs with {1 - share:.1%} of its parameters "
-        "frozen."
-    )
-    if report.metrics:
-        told = by_name(report.metrics)
-        beats = told["accuracy"] > told["majority_baseline"] and told["majority_p_value"] < 0.05
-        lines.append(
-            f"On the validation split it is right in **{told['accuracy']:.1%}** of pairs (95 % interval "
-            f"{told['accuracy_low']:.1%} to {told['accuracy_high']:.1%}); always answering the majority label is right "
-            f"in {told['majority_baseline']:.1%} (McNemar's test on the same pairs, p {told['majority_p_value']:.2g})."
-            + ("" if beats else " **It is not shown to beat that.**")
-        )
-    code = ["from transformers import pipeline", ""]
-    name = json.dumps(_name(arguments), ensure_ascii=False)
-    code.append(f'classify = pipeline("text-classification", {name}, trust_remote_code=True)')
-    code.append('classify({"text": "花呗怎么提前还款", "text_pair": "花呗可以提前还吗"})')
-    return "\n".join([*lines, "", fenced("\n".join(code), "python"), ""])
-
-
-def _training(arguments: RecipeArguments, report: RunReport) -> str:
-    layers = sum(row.module.startswith("layer") for row in report.plan.rows)
-    return f"## What was frozen\n\n{fenced(format_plan(report.plan, layers))}\n\n![learning curve]({FIGURES[0]})\n"
-
-
-def _scores(report: RunReport, split: Split) -> str:
-    told = by_name(report.metrics)
-    rows = [("accuracy", told["accuracy"]), ("majority baseline", told["majority_baseline"]), ("loss", told["loss"])]
-    rows += [("F1", told["f1"]), ("MCC", told["mcc"]), ("ROC AUC", told["roc_auc"])]
-    rows += [("average precision", told["average_precision"]), ("expected calibration error", told["ece"])]
+def _rows(told: dict[str, Any]) -> list[tuple[str, float | None]]:
+    rows = [(title, told[name]) for name, title in SCORES.items()]
     if "best_threshold" in told:
         at = f"accuracy at {format_threshold(told['best_threshold'])}, a threshold chosen on these very pairs"
         rows.append((at, told["accuracy_at_best_threshold"]))
-    lines = [f"## Scores on {split.rows:,} validation pairs", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {'-' if value is None else format(value, '.4f')} |" for name, value in rows]
-    lines += ["", f"![confusion matrix]({FIGURES[1]}) ![reliability]({FIGURES[2]})", ""]
-    return "\n".join(lines)
+    return rows
 
 
-def _mistakes(split: Split, probabilities: np.ndarray, answers: Answers, names: Sequence[str]) -> str:
+def _mistakes(scored: Scored) -> list[dict[str, Any]]:
     """The wrong answers with the highest probability."""
+    split, answers, names = scored
+    probabilities = answers.probabilities
     confidence = np.where(answers.right, -1.0, probabilities.max(-1))
     worst = [int(place) for place in np.argsort(-confidence, kind="stable")[:MISTAKES] if confidence[place] >= 0]
     wanted = set(worst)
     pairs = {place: pair for place, pair in enumerate(iterate(split.pairs)) if place in wanted}
-    lines = [f"## The {len(worst)} most confident mistakes", "", "| sentence 1 | sentence 2 | label | answered |"]
-    lines.append("|---|---|---|---|")
-    for place in worst:
-        pair, answered = pairs[place], markdown(names[int(probabilities[place].argmax())])
-        sentences = (markdown(pair[key]) for key in ("sentence1", "sentence2"))
-        label = markdown(names[int(answers.labels[place])])
-        lines.append(f"| {' | '.join(sentences)} | {label} | {answered} ({confidence[place]:.1%}) |")
-    return "\n".join([*lines, ""])
-
-
-def _reproduction(report: RunReport) -> str:
-    identity = report.identity
-    lines = ["## How it was made", "", fenced(shlex.join(["python", *without_secrets(sys.argv)]), "bash"), ""]
-    seconds = [report.encode_seconds, report.train_seconds - report.eval_seconds, report.eval_seconds]
-    memory = f"{peak_memory() / 1e9:.2f} GB"
-    if report.gpu_bytes:
-        memory += f", {report.gpu_bytes / 1e9:.2f} GB on the GPU"
-    lines.append(
-        f"Encoding the frozen prefix took {seconds[0]:.0f} s, training {seconds[1]:.0f} s, evaluating "
-        f"{seconds[2]:.0f} s; peak memory {memory}."
-    )
-    lines += ["", "| | sha256 |", "|---|---|"]
-    lines += [f"| {name} data | `{value}` |" for name, value in identity.get("data", {}).items()]
-    lines += [f"| {part} weights, as loaded | `{value}` |" for part, value in identity.get("weights", {}).items()]
-    lines.append(f"| model.safetensors | `{report.model_sha256}` |")
-    lines += ["", ", ".join(f"{name} {value}" for name, value in versions().items()), ""]
-    return "\n".join(lines)
+    return [
+        {
+            **{key: pairs[place][key] for key in ("sentence1", "sentence2")},
+            "label": names[int(answers.labels[place])],
+            "answered": names[int(probabilities[place].argmax())],
+            "confidence": confidence[place],
+        }
+        for place in worst
+    ]

@@ -9,12 +9,13 @@ from torch import Tensor
 from transformers.trainer_utils import TrainOutput
 
 from recipe.arguments import RecipeArguments
-from recipe.card import write_card
+from recipe.card import Scored, write_card
 from recipe.data import Split
 from recipe.durable import sha256_of
 from recipe.errors import RunError
 from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.metrics import score
+from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import card_names, staged, write_model
 from recipe.prediction import Answers, answer_pairs
 from recipe.progress import say
@@ -49,7 +50,7 @@ def finish(
         _write_results(arguments, trainer, report, answers)
     unscored = bool(report.metrics) and answers is None
     if write and args.model_card and not unscored:
-        write_card_or_warn(arguments, trainer, report, split, answers)
+        write_card_or_warn(arguments, trainer, report, scored_of(model, split, answers))
 
 
 def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> None:
@@ -118,15 +119,20 @@ def _write_results(
         ) from error
 
 
+def scored_of(model: BertForPairwiseCLS, split: Split | None, answers: Answers | None) -> Scored | None:
+    """What the card says of the model's answers; None where there are none."""
+    if split is None or answers is None:
+        return None
+    return Scored(split, answers, list(model.config.id2label.values()))
+
+
 def write_card_or_warn(
-    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, split: Split | None, answers: Answers | None
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, scored: Scored | None
 ) -> None:
     """Write README.md and its figures; a failure costs no more than them."""
-    folder, model = arguments.training.folder, trainer.accelerator.unwrap_model(trainer.model)
     try:
-        with staged(folder) as staging:
-            names = list(model.config.id2label.values())
-            write_card(staging, arguments, report, trainer.state.log_history, split, answers, names)
+        with staged(arguments.training.folder) as staging:
+            write_card(staging, arguments, report, trainer.state.log_history, scored)
     except Exception as error:
         _warn(trainer, f"{CARD} and its figures could not be made", error)
 

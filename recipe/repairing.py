@@ -12,7 +12,7 @@ from recipe.checkpointing import checkpoint_folders
 from recipe.errors import Damaged
 from recipe.feeding import Prepared, sorted_pairs
 from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
-from recipe.finishing import write_card_or_warn
+from recipe.finishing import scored_of, write_card_or_warn
 from recipe.json_files import read_json
 from recipe.metrics import score
 from recipe.outputs import card_names, missing_files, staged, write_model
@@ -56,7 +56,8 @@ def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> l
         _write(arguments, trainer, report, names)
         trainer.state.log_history = _log(folder)
         if CARD in names:
-            write_card_or_warn(arguments, trainer, report, made.splits[1] if answers is not None else None, answers)
+            split = made.splits[1] if len(made.splits) > 1 else None
+            write_card_or_warn(arguments, trainer, report, scored_of(made.model, split, answers))
     return names
 
 

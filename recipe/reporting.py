@@ -40,7 +40,7 @@ class RunReport:
     gpu_bytes: int = 0
 
 
-def format_plan(plan: FreezePlan, num_layers: int) -> str:
+def format_plan(plan: FreezePlan) -> str:
     """The plan as a table, neighbouring layers of the same kind in one row, and what a checkpoint of it takes."""
     lines = [f"{'module':<16}{'parameters':>14}{'trained':>14}"]
     for _, group in groupby(plan.rows, key=lambda row: row[1:] if row.module.startswith("layer") else row.module):
@@ -53,6 +53,7 @@ def format_plan(plan: FreezePlan, num_layers: int) -> str:
         lines.append(f"{name:<16}{parameters:>14,}{trained:>14}")
     share = plan.trainable / plan.parameters
     lines.append(f"{'all':<16}{plan.parameters:>14,}{plan.trainable:>14,}  ({share:.1%} trained)")
+    num_layers = sum(row.module.startswith("layer") for row in plan.rows)
     depth = "none" if plan.prefix_depth is None else f"the embeddings and {plan.prefix_depth} of {num_layers} layers"
     size = 12 * plan.trainable  # float32 weights and AdamW's two moments
     lines.append(f"frozen prefix: {depth}; a checkpoint takes {size / 1e6:,.0f} MB")
@@ -76,10 +77,7 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     training = report.train_seconds - report.eval_seconds
     parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
     lines.append(f"time            {report.total_seconds:.0f} s: {parts}")
-    memory = f"{peak_memory() / 1e9:.2f} GB" + (
-        f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
-    )
-    lines.append(f"peak memory     {memory}")
+    lines.append(f"peak memory     {describe_memory(report)}")
     lines.append(f"model           {shown(str(output_dir))}")
     lines.append(f"next            make eval RUN={shown(str(output_dir))}")
     return "\n".join(lines)
@@ -156,6 +154,12 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe_memory(report: RunReport) -> str:
+    """The most memory that the run has had."""
+    gpu = f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
+    return f"{peak_memory() / 1e9:.2f} GB{gpu}"
 
 
 def format_finished(output_dir: str | None) -> str:

@@ -71,7 +71,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     freeze(model, arguments.freeze)
     plan = make_plan(model)
     model.config.frozen_prefix_depth = plan.prefix_depth
-    say(args, format_plan(plan, model.config.num_hidden_layers))
+    say(args, format_plan(plan))
     say(args, shown(_describe_classifier(base, continues)))
     for line in filter(None, [vocabulary_note(base, tokenizer)]):
         say(args, f"note: {line}")

@@ -14,7 +14,7 @@ PLAN = FreezePlan(
 
 
 def test_plan_puts_neighbours_of_a_kind_in_one_row():
-    lines = [line.split() for line in format_plan(PLAN, 12).splitlines()]
+    lines = [line.split() for line in format_plan(PLAN).splitlines()]
     assert lines[1] == ["embeddings", "100", "frozen"]
     assert lines[2] == ["layers", "0-9", "500", "frozen"]
     assert lines[3] == ["layers", "10-11", "100", "100"]
