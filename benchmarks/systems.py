@@ -129,9 +129,10 @@ def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tu
     from recipe.base_model import open_base
     from recipe.feeding import Prepared, build
     from recipe.freezing import freeze
-    from recipe.loading import load_model, load_tokenizer
+    from recipe.loading import load_model
     from recipe.parsing import parse
     from recipe.splits import Split
+    from recipe.tokenizer import load_tokenizer
 
     arguments = parse(
         [

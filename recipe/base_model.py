@@ -12,7 +12,6 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 
 from recipe.arguments import ModelArguments
-from recipe.checkpointing import checkpoint_folders
 from recipe.errors import UserError
 from recipe.file_names import WEIGHTS
 from recipe.hub import require_hub
@@ -180,7 +179,9 @@ def name_labels(base: Base, names: list[str]) -> bool:
 
 def _refuse_checkpoint(name: str) -> None:
     """Say what makes a model of a checkpoint of our own, or of the newest in the folder of a run that did not end."""
-    folder, newest = Path(name), next(iter(checkpoint_folders(Path(name))), None)
+    folder = Path(name)
+    found = sorted(folder.glob(f"checkpoint-*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime)
+    newest = found[-1].parent if found else None
     if (folder / WEIGHTS).is_file():
         what, newest = "a run's checkpoint, which holds the trained weights alone", folder
     else:

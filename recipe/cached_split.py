@@ -6,10 +6,9 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import TrainingArguments
 
-from recipe.data import iterate_batches
 from recipe.prefix_cache import PrefixCache
 from recipe.progress import say
-from recipe.splits import Split
+from recipe.splits import Split, iterate_batches
 from recipe.tokens import Example, SortedPairs, Tokens, describe_cut
 
 

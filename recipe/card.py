@@ -11,14 +11,14 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from recipe.answers import Answers
 from recipe.arguments import RecipeArguments
 from recipe.arithmetic import versions
-from recipe.data import Split, iterate
 from recipe.figures import draw_confusion, draw_learning_curve, draw_reliability
 from recipe.file_names import CARD, FIGURES
 from recipe.metrics import by_name
-from recipe.prediction import Answers
 from recipe.reporting import RunReport, describe_memory, format_plan, format_threshold
+from recipe.splits import Split, iterate
 from recipe.text import fenced, markdown, without_secrets
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")

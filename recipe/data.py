@@ -1,22 +1,13 @@
 """Sentence pairs from the Hub or from files: checked row by row, tokenised by `map`, streamed or kept in Arrow."""
 
-import dataclasses
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import datasets
-from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import DataArguments
 from recipe.data_files import check_shards, open_files
-from recipe.errors import RunError, UserError
-from recipe.hub import is_hubs
+from recipe.errors import UserError
 from recipe.hub_dataset import open_hub
 from recipe.readers import SPLITS, find_split, named_files
-from recipe.splits import AnyDataset, Split, writing_arrow
-from recipe.truncation import encode_pairs
+from recipe.splits import Split
 
 
 def open_split(args: DataArguments, name: str) -> Split | None:
@@ -67,54 +58,3 @@ def _near_misses(args: DataArguments, name: str) -> list[str]:
     names = (*SPLITS[name], "val") if name == "validation" else SPLITS[name]
     found = [path.name for path in sorted(Path(args.data_dir).iterdir()) if path.name.lower().startswith(names)]
     return [f"{', '.join(found[:3])[:120]} is there, which is none of the forms that are read"] if found else []
-
-
-# ---- tokens ----
-
-
-def iterate(examples: AnyDataset) -> Iterator[dict[str, Any]]:
-    """The examples one by one, all of them in every process.
-
-    `iter(examples)` inside a DataLoader worker would give each worker other rows; the order deals them out itself.
-    """
-    for batch in iterate_batches(examples):
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
-
-
-def iterate_batches(examples: AnyDataset) -> Iterator[dict[str, list[Any]]]:
-    """`iterate` by the thousand, as columns.
-
-    Raises:
-        RunError: (while reading) the Hub is gone.
-    """
-    try:
-        yield from examples.iter(batch_size=1000)
-    except Exception as error:
-        if isinstance(error, UserError) or not is_hubs(error):
-            raise
-        reason = " ".join(str(error).split())[:160]
-        raise RunError(f"the data cannot be read on from the Hub: {reason}; the same command goes on later") from error
-
-
-def tokenize(pairs: AnyDataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> AnyDataset:
-    """`pairs` with columns input_ids, token_type_ids (lists of at most `max_length`), labels and cut, without the text.
-
-    cut is whether a pair was longer than that.
-    """
-    encode = partial(_encode, tokenizer=tokenizer, max_length=max_length)
-    options: dict[str, Any] = {"batched": True, "remove_columns": ["sentence1", "sentence2", "label", "id"]}
-    if isinstance(pairs, datasets.IterableDataset):
-        return pairs.map(encode, **options)
-    with writing_arrow():
-        return pairs.map(encode, **options)
-
-
-def tokenized(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Split:
-    """The split with its pairs as tokens beside them."""
-    return dataclasses.replace(split, examples=tokenize(split.pairs, tokenizer, max_length))
-
-
-def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[Any]]:
-    ids, types, cut = encode_pairs(batch["sentence1"], batch["sentence2"], tokenizer, max_length)
-    return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}

@@ -1,22 +1,22 @@
-"""Files that are complete or absent, whatever happens meanwhile, and a folder that one run has at a time."""
+"""Files that are complete or absent, whatever happens meanwhile."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recipe.errors import UserError
 from recipe.locks import lock
 
 LOCK = ".lock"
+BLOCK = 1 << 20
 TOKEN = "[0-9a-f]{32}"  # at random, so that no name of anybody else's is taken for ours
 TEMPORARY = re.compile(rf"\..+\.{TOKEN}\.partial")
 
@@ -142,44 +142,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def locked(folder: Path, token: str = "", name: str = LOCK) -> Iterator[None]:
-    """Hold `folder`, made if need be, for this process alone; the system lets go of it when the process dies.
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file's bytes: for what disks do, not for what an attacker does; twice as fast as sha256."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
 
-    A folder that is empty afterwards is removed again.
 
-    Args:
-        token: what the lock's file says, for who else sees the folder.
-        name: of the lock's file; those who write other files hold another.
-
-    Raises:
-        UserError: another run holds it, or it cannot be written.
-    """
-    made = not folder.exists()
+def describe_free(folder: Path) -> str:
+    """How much room the disk of `folder` has."""
     try:
-        make_folder(folder)
-        held = lock(folder / name, create=True)
-        _claim(folder / name, held.handle, token)
-    except BlockingIOError:
-        raise UserError(
-            f"--output_dir {folder}: another run writes there; wait for it, or name another folder"
-        ) from None
+        return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free on its disk"
     except OSError as error:
-        problem = f"{name} in it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise UserError(f"--output_dir {folder}: {problem}; a folder that can be written is expected") from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # the folder may be gone
-            (folder / name).unlink(missing_ok=True)
-            if made and not any(folder.iterdir()):
-                folder.rmdir()
-        held.release()
-
-
-def _claim(path: Path, handle: int, token: str) -> None:
-    """Write the token into the lock's file, unless that is somebody else's."""
-    if os.fstat(handle).st_nlink > 1 or not re.fullmatch(f"({TOKEN})?", os.read(handle, 99).decode(errors="replace")):
-        raise UserError(f"--output_dir {path.parent}: {path.name} in it is another program's; name another folder")
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, token.encode(), 0)
+        return f"{folder}: {error.strerror}"

@@ -7,19 +7,22 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from recipe.answers import Answers
 from recipe.arguments import ModelArguments, RecipeArguments
-from recipe.data import Split, iterate, require_split
+from recipe.data import require_split
 from recipe.durable import write_json
 from recipe.errors import Damaged, Missing, UserError
 from recipe.file_names import SCORES
 from recipe.json_files import read_json
+from recipe.loading import check_labels, load_fine_tuned
 from recipe.metrics import accuracy_at, mcnemar, score
 from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import check_writable
 from recipe.pairs import UNLABELLED
-from recipe.prediction import Answers, answer, check_labels, load_fine_tuned
+from recipe.prediction import answer
 from recipe.progress import say
 from recipe.reporting import format_evaluation
+from recipe.splits import Split, iterate
 
 
 def evaluate(arguments: RecipeArguments) -> dict[str, Any]:

@@ -20,15 +20,18 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
 from recipe.collator import collate
-from recipe.data import iterate_batches, require_split, tokenize
-from recipe.durable import locked, publish, staging_folder
+from recipe.data import require_split
+from recipe.durable import publish, staging_folder
 from recipe.errors import RunError, UserError
 from recipe.exiting import exit_on_error
+from recipe.folder_lock import locked
+from recipe.loading import check_labels, load_fine_tuned
 from recipe.modeling import BertForPairwiseCLS
 from recipe.parsing import parse
-from recipe.prediction import check_labels, load_fine_tuned
 from recipe.progress import say
+from recipe.splits import iterate_batches
 from recipe.tokens import SortedPairs, read_tokens
+from recipe.truncation import tokenize
 
 ONNX, INPUTS = "model.onnx", ("input_ids", "attention_mask", "token_type_ids")
 PAIRS, TOLERANCE = 1000, 1e-4

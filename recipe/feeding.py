@@ -15,7 +15,6 @@ from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
 from recipe.build import build_trainer
 from recipe.cached_split import CachedSplit, describe_first_cut
 from recipe.caching import cache_prefix
-from recipe.data import iterate, iterate_batches
 from recipe.gpu import compile_tail, place_caches
 from recipe.manifest import Checkpoint
 from recipe.modeling import BertForPairwiseCLS
@@ -24,7 +23,7 @@ from recipe.preflight import preflight
 from recipe.progress import say
 from recipe.ranks import together
 from recipe.resuming import same_prefix
-from recipe.splits import Split
+from recipe.splits import Split, iterate, iterate_batches
 from recipe.tokens import SortedPairs, read_tokens
 from recipe.trainer import FreezeTrainer
 from recipe.worker_memory import do_without_workers_where_short

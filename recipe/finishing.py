@@ -8,20 +8,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.trainer_utils import TrainOutput
 
+from recipe.answers import Answers, answer_pairs
 from recipe.arguments import RecipeArguments
 from recipe.card import Scored, write_card
-from recipe.data import Split
 from recipe.durable import sha256_of
 from recipe.errors import RunError
 from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.metrics import score
 from recipe.modeling import BertForPairwiseCLS
 from recipe.outputs import card_names, staged, write_model
-from recipe.prediction import Answers, answer_pairs
 from recipe.progress import say
 from recipe.ranks import together
 from recipe.reporting import RunReport
 from recipe.results import write_results
+from recipe.splits import Split
 from recipe.text import one_line
 from recipe.trainer import FreezeTrainer
 from recipe.weights import whole

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from recipe import training_fields
 from recipe.arguments import RecipeArguments
 from recipe.arithmetic import describe_arithmetic
-from recipe.data import Split
 from recipe.errors import UserError
 from recipe.ranks import from_all_ranks
+from recipe.splits import Split
 from recipe.weights import fingerprint
 
 # Where files are, how a run is watched, how often it saves and evaluates, and what only moves the same work about.

@@ -1,4 +1,4 @@
-"""Tokenizer and weights of a checkpoint, in whatever form it is published, each checked."""
+"""The weights of a checkpoint, in whatever form it is published, checked; and a saved model with what is its own."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -6,69 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertConfig, ErnieModel, PreTrainedTokenizerBase
+from transformers import ErnieModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
-from recipe.arguments import DataArguments
-from recipe.base_model import OURS, Base, reading
+from recipe.arguments import DataArguments, RecipeArguments
+from recipe.base_model import OURS, Base, open_base, readable_labels, reading
 from recipe.errors import UserError
 from recipe.modeling import BertForPairwiseCLS
+from recipe.progress import quiet_libraries
+from recipe.splits import Split
+from recipe.tokenizer import load_tokenizer
 
 # The parts of a published model that are its encoder; whatever else it holds are heads, which this recipe's replaces.
 ENCODER = ("embeddings.", "encoder.")
 UNUSED = ("embeddings.position_ids", "embeddings.token_type_ids", "embeddings.task_type_embeddings.")
 TASK = "embeddings.task_type_embeddings.weight"
 TYPES = "embeddings.token_type_embeddings.weight"
-SMALL = 0.9  # of the embedding's rows: published vocabularies are padded to a round number, by 1 % at most
-
-
-def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, the one that stock AutoTokenizer finds; no code that lies beside it is run.
-
-    AutoTokenizer finds the class by the configuration where tokenizer_config.json names none, as that of
-    bert-base-chinese; it knows BertConfig, not this recipe's own.
-
-    Raises:
-        UserError: it has none, or one that does not fit the model.
-    """
-    config = BertConfig(tokenizer_class=base.tokenizer_class, name_or_path=base.name)
-    with reading(base.name):
-        tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
-        _check_tokenizer(base, tokenizer)  # a vocabulary of something else fails only where it is used
-    return tokenizer
-
-
-def _check_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not tokenizer.is_fast:
-        raise UserError(f"{base.flag}: its tokenizer is a {type(tokenizer).__name__}; BERT's is expected")
-    rows, types = base.config.vocab_size, base.config.type_vocab_size
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(f"{base.flag}: its tokenizer has no vocabulary; vocab.txt or tokenizer.json is expected")
-    highest = max(tokenizer.get_vocab().values())
-    if highest >= rows:
-        raise UserError(
-            f"{base.flag}: its tokenizer has ids up to {highest:,}, its embedding {rows:,} rows; the vocabulary that "
-            "the weights were trained with is expected"
-        )
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
-        raise UserError(f"{base.flag}: its tokenizer lacks [CLS], [SEP] or [PAD]")
-    pair = tokenizer.backend_tokenizer.encode(
-        "一", "二"
-    )  # a call of `tokenizer` would change the padding it is saved with
-    if pair.ids[0] != tokenizer.cls_token_id or pair.ids.count(tokenizer.sep_token_id) < 2:
-        raise UserError(f"{base.flag}: its tokenizer does not make [CLS] A [SEP] B [SEP] of a pair")
-    if max(pair.type_ids) >= types:
-        raise UserError(
-            f"{base.flag}: type_vocab_size {types} in its config.json; 2 is expected, one for each sentence"
-        )
-
-
-def vocabulary_note(base: Base, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """What is said of a vocabulary much smaller than the embedding, which may be another model's; None for others."""
-    rows = base.config.vocab_size
-    if len(tokenizer) >= SMALL * rows:
-        return None
-    return f"the tokenizer has {len(tokenizer):,} tokens, the embedding {rows:,} rows: is it this model's?"
 
 
 def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
@@ -116,6 +69,33 @@ def load_fine_tuned_model(base: Base) -> BertForPairwiseCLS:
             "one's reads a pooler and would answer otherwise here: fine-tune it first, or score it with its own script"
         )
     return load_model(base, keep_classifier=True)
+
+
+def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase]:
+    """A model that this recipe saved, with its tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded, has no classifier, or has fewer positions than --max_length.
+    """
+    quiet_libraries()
+    set_seed(arguments.training.seed)
+    base = open_base(arguments.model)
+    model = load_fine_tuned_model(base)
+    check_length(arguments.data, base.config.max_position_embeddings)
+    return model, load_tokenizer(base)
+
+
+def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> None:
+    """Check that the data's labels are the model's.
+
+    Raises:
+        UserError: they are others.
+    """
+    ours, names = list(model.config.id2label.values()), readable_labels(split.label_names)
+    if ours != names:
+        raise UserError(
+            f"--model_name_or_path {name}: its labels are {', '.join(ours)}, those of {split.source} {', '.join(names)}"
+        )
 
 
 def _ernie_as_bert(base: Base) -> dict[str, Tensor]:

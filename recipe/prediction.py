@@ -7,74 +7,29 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from scipy.special import softmax
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase
 
+from recipe.answers import Answers, answer_pairs
 from recipe.arguments import RecipeArguments
-from recipe.base_model import open_base, readable_labels
 from recipe.batching import IGNORED_LABEL
 from recipe.build import build_trainer
-from recipe.data import Split, iterate, iterate_batches, require_split, tokenize
-from recipe.durable import locked, write_text
+from recipe.data import require_split
+from recipe.durable import write_text
 from recipe.errors import UserError
 from recipe.file_names import PREDICTIONS
-from recipe.loading import check_length, load_fine_tuned_model, load_tokenizer
+from recipe.folder_lock import locked
+from recipe.loading import check_labels, load_fine_tuned
 from recipe.modeling import BertForPairwiseCLS
 from recipe.pairs import UNLABELLED
-from recipe.progress import quiet_libraries, say
+from recipe.progress import say
 from recipe.signals import stop_requests
+from recipe.splits import Split, iterate, iterate_batches
 from recipe.streams import write_out
 from recipe.submission import submission_name, why_no_submission, write_submission
 from recipe.tokens import Example, SortedPairs, read_tokens
-from recipe.trainer import FreezeTrainer
-
-
-class Answers(NamedTuple):
-    """A model's answers to a split, in the split's order."""
-
-    logits: np.ndarray  # (examples, labels)
-    labels: np.ndarray  # (examples,), UNLABELLED where there is none
-    seconds: float
-
-    @property
-    def right(self) -> np.ndarray:
-        """Which answers are the label, (examples,)."""
-        return self.logits.argmax(-1) == self.labels
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Of each label, (examples, labels), in float64."""
-        return softmax(self.logits.astype(np.float64), axis=-1)
-
-
-def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase]:
-    """A model that this recipe saved, with its tokenizer.
-
-    Raises:
-        UserError: it cannot be loaded, has no classifier, or has fewer positions than --max_length.
-    """
-    quiet_libraries()
-    set_seed(arguments.training.seed)
-    base = open_base(arguments.model)
-    model = load_fine_tuned_model(base)
-    check_length(arguments.data, base.config.max_position_embeddings)
-    return model, load_tokenizer(base)
-
-
-def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> None:
-    """Check that the data's labels are the model's.
-
-    Raises:
-        UserError: they are others.
-    """
-    ours, names = list(model.config.id2label.values()), readable_labels(split.label_names)
-    if ours != names:
-        raise UserError(
-            f"--model_name_or_path {name}: its labels are {', '.join(ours)}, those of {split.source} {', '.join(names)}"
-        )
+from recipe.truncation import tokenize
 
 
 def answer(
@@ -93,17 +48,6 @@ def answer(
         return {**found, "labels": IGNORED_LABEL} if found["labels"] == UNLABELLED else found
 
     return answer_pairs(trainer, SortedPairs(tokens.lengths, example))
-
-
-def answer_pairs(trainer: FreezeTrainer, pairs: SortedPairs) -> Answers:
-    """A trainer's model's answers to `pairs`, put back into the split's order."""
-    compute_metrics, trainer.compute_metrics = trainer.compute_metrics, None
-    output = trainer.predict(pairs)
-    trainer.compute_metrics = compute_metrics
-    logits, labels = np.empty_like(output.predictions), np.empty_like(output.label_ids)
-    logits[pairs.order], labels[pairs.order] = output.predictions, output.label_ids
-    labels[labels == IGNORED_LABEL] = UNLABELLED
-    return Answers(logits, labels, output.metrics["test_runtime"])
 
 
 def predict(arguments: RecipeArguments) -> None:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from transformers import TrainingArguments
 
-from recipe.durable import LOCK, locked
+from recipe.durable import LOCK
 from recipe.errors import RunError, UserError
+from recipe.folder_lock import locked
 from recipe.text import one_line
 
 T = TypeVar("T")

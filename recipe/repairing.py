@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from recipe.answers import answer_pairs
 from recipe.arguments import RecipeArguments
 from recipe.build import build_trainer
 from recipe.checkpointing import checkpoint_folders
@@ -16,7 +17,6 @@ from recipe.finishing import scored_of, write_card_or_warn
 from recipe.json_files import read_json
 from recipe.metrics import score
 from recipe.outputs import card_names, missing_files, staged, write_model
-from recipe.prediction import answer_pairs
 from recipe.progress import say
 from recipe.ranks import from_first_rank
 from recipe.reporting import RunReport

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
+from recipe.hub import is_hubs
 
 AnyDataset: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
 
@@ -39,6 +40,31 @@ class Split:
     def left_out(self) -> list[str]:
         """How many rows were left out, and why the first; nothing where none was."""
         return [f"{len(self.skipped):,} bad rows left out, the first: {self.skipped[0]}"] if self.skipped else []
+
+
+def iterate(examples: AnyDataset) -> Iterator[dict[str, Any]]:
+    """The examples one by one, all of them in every process.
+
+    `iter(examples)` inside a DataLoader worker would give each worker other rows; the order deals them out itself.
+    """
+    for batch in iterate_batches(examples):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def iterate_batches(examples: AnyDataset) -> Iterator[dict[str, list[Any]]]:
+    """`iterate` by the thousand, as columns.
+
+    Raises:
+        RunError: (while reading) the Hub is gone.
+    """
+    try:
+        yield from examples.iter(batch_size=1000)
+    except Exception as error:
+        if isinstance(error, UserError) or not is_hubs(error):
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise RunError(f"the data cannot be read on from the Hub: {reason}; the same command goes on later") from error
 
 
 @contextlib.contextmanager

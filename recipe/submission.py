@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import DataArguments
-from recipe.data import Split
 from recipe.durable import write_text
+from recipe.splits import Split
 
 
 def submission_name(args: DataArguments) -> str:

@@ -20,10 +20,11 @@ from recipe.base_model import open_base
 from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
 from recipe.depths import choose_depths, format_table, layers_to_freeze, recommend, summarise
-from recipe.durable import locked, write_json
+from recipe.durable import write_json
 from recipe.errors import Damaged, Missing, UserError
 from recipe.exiting import exit_on_error
 from recipe.figures import draw_sweep
+from recipe.folder_lock import locked
 from recipe.identity import given_arguments
 from recipe.json_files import read_json
 from recipe.loading import load_model

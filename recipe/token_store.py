@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from recipe.cache_folder import create_file, unfinished_folder
-from recipe.data import AnyDataset, iterate_batches
 from recipe.ranks import Share, first_on_machine, from_all_ranks, together
+from recipe.splits import AnyDataset, iterate_batches
 from recipe.tokens import Tokens, flat_columns
 
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,14 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import (
-    EarlyStoppingCallback,
-    Trainer,
-)
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import TrainOutput
 
 from recipe.batching import TrainBatches
 from recipe.checkpointing import checkpoint_folders, rotate, step_of
+from recipe.durable import describe_free
 from recipe.errors import Damaged, RunError
 from recipe.internals import set_last_rates
 from recipe.manifest import begin, open_checkpoint, remove_checkpoint, seal
@@ -124,7 +121,7 @@ class FreezeTrainer(Trainer):
                 seal(folder, {"step": self.state.global_step, "trainable": trainable, **self.run})
         except (OSError, RuntimeError, SafetensorError) as error:
             remove_checkpoint(folder)
-            reason = f"{' '.join(str(error).split())} ({_free(folder.parent)})"
+            reason = f"{' '.join(str(error).split())} ({describe_free(folder.parent)})"
             raise RunError(f"{folder}: cannot be written: {reason}; the older checkpoints are as they were") from error
         finally:
             self.args.save_total_limit = limit
@@ -165,10 +162,8 @@ class FreezeTrainer(Trainer):
         if checkpoint is None or not isinstance(schedule, LambdaLR):
             return
         schedule.base_lrs = [self.args.learning_rate] * len(schedule.base_lrs)
-        rates = [
-            base * scale(schedule.last_epoch)
-            for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        ]
+        step, scales = schedule.last_epoch, zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        rates = [base * scale(step) for base, scale in scales]
         set_last_rates(schedule, rates)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"], group["initial_lr"] = rate, self.args.learning_rate
@@ -199,10 +194,3 @@ def _going_on() -> Iterator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise RunError(f"the checkpoint cannot be gone on from ({reason}); start over with --resume never") from error
-
-
-def _free(folder: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free on its disk"
-    except OSError as error:
-        return f"{folder}: {error.strerror}"

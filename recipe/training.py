@@ -12,7 +12,7 @@ from recipe.base_model import Base, name_labels, open_base
 from recipe.build import build_trainer
 from recipe.callbacks import SaveAndStop
 from recipe.checkpointing import Checkpoint
-from recipe.data import Split, iterate, open_split, require_split, tokenized
+from recipe.data import open_split, require_split
 from recipe.errors import RunError, UserError
 from recipe.failures import as_refusal, in_one_line
 from recipe.feeding import NO_PAIRS, Prepared, build
@@ -21,7 +21,7 @@ from recipe.finishing import finish, push
 from recipe.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.identity import make_identity, same_on_all_ranks
 from recipe.launcher import describe_processes
-from recipe.loading import check_length, load_model, load_tokenizer, vocabulary_note
+from recipe.loading import check_length, load_model
 from recipe.metrics import RANKING
 from recipe.outputs import check_output
 from recipe.progress import quiet_libraries, say
@@ -30,8 +30,11 @@ from recipe.repairing import complete
 from recipe.reporting import RunReport, format_finished, format_plan, format_summary
 from recipe.resuming import choose
 from recipe.signals import StopRequest, stop_requests
+from recipe.splits import Split, iterate
 from recipe.text import shown
+from recipe.tokenizer import load_tokenizer, vocabulary_note
 from recipe.trainer import FreezeTrainer
+from recipe.truncation import tokenized
 from recipe.weights import fingerprint
 
 

@@ -1,15 +1,45 @@
-"""Pairs as tokens, the longer sentence cut first: the tokenizers library's own cut, in memory that grows with the text.
+"""Sentence pairs as tokens by `map`, the longer sentence of a pair cut first.
 
-With `truncation=True` the library also builds every piece that is cut off, and of a pair each piece of one sentence
+The cut is the tokenizers library's own, in memory that grows with the text:
+with `truncation=True` the library also builds every piece that is cut off, and of a pair each piece of one sentence
 with each of the other: 24 GB for two sentences of 50,000 characters, where 128 tokens were asked for.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import compress
+from typing import Any
 
+import datasets
 from transformers import PreTrainedTokenizerBase
 
+from recipe.splits import AnyDataset, Split, writing_arrow
+
 AT_ONCE = 1_000_000  # characters that the tokenizer is given at once
+
+
+def tokenize(pairs: AnyDataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> AnyDataset:
+    """`pairs` with columns input_ids, token_type_ids (lists of at most `max_length`), labels and cut, without the text.
+
+    cut is whether a pair was longer than that.
+    """
+    encode = partial(_encode, tokenizer=tokenizer, max_length=max_length)
+    options: dict[str, Any] = {"batched": True, "remove_columns": ["sentence1", "sentence2", "label", "id"]}
+    if isinstance(pairs, datasets.IterableDataset):
+        return pairs.map(encode, **options)
+    with writing_arrow():
+        return pairs.map(encode, **options)
+
+
+def tokenized(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Split:
+    """The split with its pairs as tokens beside them."""
+    return dataclasses.replace(split, examples=tokenize(split.pairs, tokenizer, max_length))
+
+
+def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[Any]]:
+    ids, types, cut = encode_pairs(batch["sentence1"], batch["sentence2"], tokenizer, max_length)
+    return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
 
 
 def encode_pairs(

@@ -14,10 +14,11 @@ import torch
 import yaml
 from torch import nn
 
-from recipe.durable import locked, write_text
+from recipe.durable import write_text
 from recipe.errors import RunError, UserError
 from recipe.exiting import exit_on_error
 from recipe.feeding import build
+from recipe.folder_lock import locked
 from recipe.internals import storage_of
 from recipe.one_line_parser import OneLineParser
 from recipe.outputs import check_free

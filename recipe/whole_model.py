@@ -14,11 +14,12 @@ from recipe.errors import Damaged, RunError, UserError
 from recipe.exiting import exit_on_error
 from recipe.file_names import MANIFEST
 from recipe.json_files import misfit
-from recipe.loading import load_model, load_tokenizer
+from recipe.loading import load_model
 from recipe.manifest import Checkpoint, open_checkpoint
 from recipe.modeling import BertForPairwiseCLS
 from recipe.one_line_parser import OneLineParser
 from recipe.text import one_line
+from recipe.tokenizer import load_tokenizer
 from recipe.weights import fingerprint, load_trainable
 
 RECORDED = {  # what a run's checkpoint tells of its model

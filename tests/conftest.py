@@ -16,13 +16,15 @@ from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.base_model import open_base
 from recipe.cache_key import make_key
-from recipe.data import iterate_batches, open_split, tokenize
+from recipe.data import open_split
 from recipe.encoding import encode
 from recipe.freezing import freeze
 from recipe.loading import load_model
 from recipe.parsing import parse
 from recipe.ranks import Share
+from recipe.splits import iterate_batches
 from recipe.tokens import read_tokens
+from recipe.truncation import tokenize
 
 torch.set_num_threads(1)
 

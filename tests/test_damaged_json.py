@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipe import reporting, resuming, sweep
+from recipe.answers import Answers
 from recipe.caches import list_caches, prune
 from recipe.errors import Damaged, RunError, UserError
 from recipe.evaluation import _at_chosen_threshold
@@ -18,7 +19,6 @@ from recipe.json_files import misfit
 from recipe.manifest import MANIFEST, _digest, open_checkpoint, seal
 from recipe.outputs import check_output, missing_files
 from recipe.parsing import parse
-from recipe.prediction import Answers
 from recipe.saved_run import saved_arguments
 from recipe.training import train
 from recipe.whole_model import RECORDED, rebuild

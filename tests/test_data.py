@@ -11,10 +11,12 @@ from torch._utils import ExceptionWrapper
 from transformers import AutoTokenizer
 
 from recipe.arguments import DataArguments
-from recipe.data import iterate, open_split, require_split, tokenize
+from recipe.data import open_split, require_split
 from recipe.errors import UserError
 from recipe.pairs import LONGEST, UNLABELLED, check_pair, names_of_ids
+from recipe.splits import iterate
 from recipe.training import train
+from recipe.truncation import tokenize
 from tests.conftest import make_pairs, write_jsonl
 
 GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}

@@ -5,8 +5,9 @@ import stat
 import pytest
 
 from recipe import durable
-from recipe.durable import LOCK, TEMPORARY, locked, publish, staging_folder, usual_mode, whole_folder, write_text
+from recipe.durable import LOCK, TEMPORARY, publish, staging_folder, usual_mode, whole_folder, write_text
 from recipe.errors import UserError
+from recipe.folder_lock import locked
 from recipe.locks import lock
 
 

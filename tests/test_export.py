@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from recipe import export as export_module
-from recipe.durable import locked
 from recipe.errors import RunError, UserError
 from recipe.export import INPUTS, export
+from recipe.folder_lock import locked
 from recipe.parsing import parse
 from recipe.prediction import predict
 from recipe.training import train

@@ -9,9 +9,10 @@ import pytest
 from datasets.iterable_dataset import ExamplesIterable
 
 from recipe.arguments import DataArguments
-from recipe.data import iterate, open_split
+from recipe.data import open_split
 from recipe.errors import RunError, UserError
 from recipe.hub import require_hub
+from recipe.splits import iterate
 from tests.conftest import make_pairs
 from tests.hub_server import FAULTS, hub
 from tests.published import publish

@@ -12,8 +12,9 @@ from recipe.arguments import ModelArguments
 from recipe.base_model import name_labels, open_base
 from recipe.errors import UserError
 from recipe.evaluation import evaluate
-from recipe.loading import load_fine_tuned_model, load_model, load_tokenizer, vocabulary_note
+from recipe.loading import load_fine_tuned_model, load_model
 from recipe.parsing import parse
+from recipe.tokenizer import load_tokenizer, vocabulary_note
 from recipe.training import train
 from tests.conftest import make_pairs, write_jsonl
 from tests.published import FORMS, edit_json, publish

@@ -1,7 +1,7 @@
 import torch
 
 from recipe.batching import IGNORED_LABEL
-from recipe.loss import mean_loss
+from recipe.build import mean_loss
 
 
 def test_a_rank_without_an_example_adds_nothing():

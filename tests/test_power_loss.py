@@ -10,8 +10,9 @@ import pytest
 
 from recipe import sweep
 from recipe.checkpointing import newest_good
-from recipe.durable import locked, publish, staging_folder, whole_folder, write_json
+from recipe.durable import publish, staging_folder, whole_folder, write_json
 from recipe.errors import Missing
+from recipe.folder_lock import locked
 from recipe.json_files import read_json
 from recipe.outputs import missing_files
 from recipe.prefix_cache import open_cache

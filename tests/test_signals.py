@@ -10,8 +10,8 @@ import pytest
 
 from recipe import caching
 from recipe.checkpointing import checkpoint_folders
-from recipe.durable import locked
 from recipe.errors import RunError, Stopped, UserError
+from recipe.folder_lock import locked
 from recipe.signals import stop_requests
 from recipe.trainer import FreezeTrainer
 from recipe.training import train

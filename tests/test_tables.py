@@ -6,9 +6,10 @@ import pandas
 import pytest
 
 from recipe.arguments import DataArguments
-from recipe.data import iterate, open_split
+from recipe.data import open_split
 from recipe.errors import UserError
 from recipe.readers import quoting_of, read_rows
+from recipe.splits import iterate
 
 PLAIN = [("花呗怎么还", "怎么还花呗", "1"), ("借呗额度", "额度怎么提", "0")]
 HARD = [*PLAIN, ('他说"可以"吗', '"花呗"', "1"), ("a\tb", "c,d", "0"), ("两\n行", '"', "1")]

@@ -6,11 +6,13 @@ from transformers import AutoTokenizer
 
 from recipe import token_store
 from recipe.arguments import DataArguments
-from recipe.data import iterate_batches, open_split, tokenize
+from recipe.data import open_split
 from recipe.ranks import Share
+from recipe.splits import iterate_batches
 from recipe.token_store import store_tokens
 from recipe.tokens import read_tokens
 from recipe.training import train
+from recipe.truncation import tokenize
 from tests.conftest import make_pairs, write_jsonl
 
 

@@ -9,13 +9,15 @@ from transformers import set_seed
 
 from recipe.base_model import open_base
 from recipe.build import build_trainer
-from recipe.data import require_split, tokenized
+from recipe.data import require_split
 from recipe.errors import RunError, UserError
 from recipe.evaluation import evaluate
 from recipe.feeding import train_batches
-from recipe.loading import load_fine_tuned_model, load_model, load_tokenizer
+from recipe.loading import load_fine_tuned_model, load_model
 from recipe.parsing import parse
+from recipe.tokenizer import load_tokenizer
 from recipe.training import train
+from recipe.truncation import tokenized
 from tests.conftest import make_pairs, write_jsonl
 
 ROOT = Path(__file__).parents[1]
