@@ -25,7 +25,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
 from benchmarks.report import draw, print_table
-from recipe.batching import StepShape, TrainBatches
+from recipe.batching import Order, StepShape, TrainBatches
 
 HERE = Path(__file__).parent
 BATCH, MAX_LENGTH, VOCABULARY = 32, 128, 21128
@@ -66,7 +66,7 @@ class Lookup:
 def epoch_batches(system: str, lengths: list[int]) -> list[list[int]]:
     """The lengths of the pairs in each batch of an epoch, as the system's own order makes them."""
     if system in "fgh":
-        return list(TrainBatches(lambda: Lookup(lengths), int, len(lengths), StepShape(BATCH), 10_000, 0))
+        return list(TrainBatches(lambda: Lookup(lengths), int, Order(len(lengths), StepShape(BATCH), 10_000, 0)))
     order = list(range(len(lengths)))
     if system == "d":
         order = get_length_grouped_indices(lengths, BATCH, generator=torch.Generator().manual_seed(0))

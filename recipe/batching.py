@@ -75,6 +75,15 @@ def cut_step(step: Sequence[int], shape: StepShape) -> list[list[int]]:
     return [list(step[bounds[i] : bounds[i + 1]]) for i in range(shape.rank, pieces, shape.ranks)]
 
 
+class Order(NamedTuple):
+    """What an epoch's order follows from, besides the number of the epoch and the lengths of its examples."""
+
+    rows: int  # examples in an epoch
+    shape: StepShape
+    buffer_size: int
+    seed: int
+
+
 class TrainBatches(IterableDataset):
     """One epoch of this rank's micro-batches, each a list of what `open_source()` gives for its indices.
 
@@ -82,20 +91,11 @@ class TrainBatches(IterableDataset):
         open_source: starts a pass, which takes or skips every index once, and never further ahead than the shuffle
             buffer and one window.
         length_of: tokens of an example.
-        count: examples in an epoch.
     """
 
-    def __init__(
-        self,
-        open_source: Callable[[], Source],
-        length_of: Callable[[Any], int],
-        count: int,
-        shape: StepShape,
-        buffer_size: int,
-        seed: int,
-    ) -> None:
-        self.open_source, self.length_of, self.count = open_source, length_of, count
-        self.shape, self.buffer_size, self.seed = shape, buffer_size, seed
+    def __init__(self, open_source: Callable[[], Source], length_of: Callable[[Any], int], order: Order) -> None:
+        self.open_source, self.length_of = open_source, length_of
+        self.count, self.shape, self.buffer_size, self.seed = order
         # epoch, and micro-batches of it to pass by; persistent workers must see them change
         self._place = torch.zeros(2, dtype=torch.int64)
         with contextlib.suppress(RuntimeError):  # no room in /dev/shm, and so none for workers

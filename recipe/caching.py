@@ -10,7 +10,7 @@ from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.cache_folder import STATES, remove_cache
 from recipe.cache_key import CacheKey, arithmetic_of, make_key
 from recipe.cached_split import CachedSplit, refuse_spawned_workers
-from recipe.encoding import encode, fast_dtype
+from recipe.encoding import Encoding, encode, fast_dtype
 from recipe.errors import RunError, UserError
 from recipe.modeling import BertForPairwiseCLS
 from recipe.prefix_cache import PrefixCache, is_intact, open_cache, size_in_bytes, what_is_in_the_way
@@ -169,7 +169,7 @@ def _open_or_encode(
     if not all(found):
         try:
             here = found[first_on_machine(args)]
-            cache = encode(model, tokens, key, directory, source, args, None if here else Share.of(args))
+            cache = encode(Encoding(model, tokens, key, directory, source), args, None if here else Share.of(args))
         except OSError as error:  # the room that was there before has gone to something else
             raise RunError(
                 f"--prefix_cache_dir {directory}: {error.strerror or error}; to train without one: --prefix_cache off"

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,15 +57,17 @@ def fast_dtype(device: torch.device) -> str:
     return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
 
 
-def encode(
-    model: BertForPairwiseCLS,
-    tokens: Tokens,
-    key: CacheKey,
-    directory: Path,
-    source: str,
-    args: TrainingArguments,
-    share: Share | None,
-) -> PrefixCache:
+class Encoding(NamedTuple):
+    """What is to be encoded: the pairs of one split, by the model's frozen prefix, into the cache of `key`."""
+
+    model: BertForPairwiseCLS
+    tokens: Tokens
+    key: CacheKey
+    directory: Path
+    source: str  # for messages
+
+
+def encode(job: Encoding, args: TrainingArguments, share: Share | None) -> PrefixCache:
     """Compute and store the prefix's outputs, going on from the deepest shallower cache of the same model. Collective.
 
     Args:
@@ -74,6 +77,7 @@ def encode(
     Raises:
         OSError: the disk is full or cannot be written; nothing that a later run would trust is left.
     """
+    _, tokens, key, directory, source = job
     first = share is not None and share.rank == 0
     started = time.perf_counter()
     with unfinished_folder(directory, key.name, args, wanted=share is not None) as partial:
@@ -84,7 +88,7 @@ def encode(
         else:
             base = _deepest_shallower(directory, key, tokens)
             states = open_partial(partial, tokens, key)
-            together(args, lambda: _fill(model, tokens, key, states, base, share, args, source), OSError, RunError)
+            together(args, lambda: _fill(job, states, base, share, args), OSError, RunError)
         seconds = time.perf_counter() - started
         manifest = make_manifest(tokens, key, source, seconds, base)
         together(args, lambda: finish(partial, directory, key, tokens, manifest) if first else None, OSError)
@@ -116,27 +120,19 @@ def _may_extend(key: CacheKey) -> bool:
     return key.dtype == "float32" or key.compute_dtype != "float32"
 
 
-def _fill(
-    model: BertForPairwiseCLS,
-    tokens: Tokens,
-    key: CacheKey,
-    states: Tensor,
-    base: PrefixCache | None,
-    share: Share,
-    args: TrainingArguments,
-    source: str,
-) -> None:
-    run = _prefix_runner(model, tokens, key, base, args.device)
+def _fill(job: Encoding, states: Tensor, base: PrefixCache | None, share: Share, args: TrainingArguments) -> None:
+    tokens, key = job.tokens, job.key
+    run = _prefix_runner(job, base, args.device)
     batches = list(equal_length_batches(tokens.lengths, batch_tokens(args.device)))[share.rank :: share.ranks]
     offsets, computed = rows_per_pair(tokens, key), getattr(torch, key.compute_dtype)
     total = sum(int(tokens.lengths[batch].sum()) for batch in batches)
-    with Progress(args, total, f"encoding {source}", "token") as progress, torch.inference_mode():
+    with Progress(args, total, f"encoding {job.source}", "token") as progress, torch.inference_mode():
         for batch in batches:
             output = run(batch, states.dtype if _may_extend(key) else computed).to(states.dtype)
             rows = offsets[batch][:, None] + torch.arange(output.shape[1])
             states[rows.view(-1)] = output.reshape(-1, output.shape[-1]).cpu()
             if not bool(output.isfinite().all()):
-                raise RunError(_why_not_finite(model, key, run(batch, computed)))
+                raise RunError(_why_not_finite(job.model, key, run(batch, computed)))
             progress.advance(int(tokens.lengths[batch].sum()))
 
 
@@ -154,13 +150,14 @@ def _why_not_finite(model: BertForPairwiseCLS, key: CacheKey, states: Tensor) ->
 
 
 def _prefix_runner(
-    model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, base: PrefixCache | None, device: torch.device
+    job: Encoding, base: PrefixCache | None, device: torch.device
 ) -> Callable[[Tensor, torch.dtype], Tensor]:
     """A function: indices of pairs of one length, and the type of what a layer hands to the next -> their states.
 
     The states (batch, tokens, hidden) are on `device`. Handing on what a cache would hold gives the same bytes in one
     pass as in several.
     """
+    model, tokens, key, *_ = job
     dtype = getattr(torch, key.compute_dtype)
     start = base.manifest["depth"] if base else 0
     layers = model.bert.encoder.layer[start : key.depth]

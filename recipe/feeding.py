@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, enable_full_determinism, set_seed
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
-from recipe.batching import ArrowLookup, Source, StepShape, Stream, TrainBatches
+from recipe.batching import ArrowLookup, Order, Source, StepShape, Stream, TrainBatches
 from recipe.build import build_trainer
 from recipe.cached_split import CachedSplit, describe_first_cut
 from recipe.caching import cache_prefix
@@ -122,7 +122,7 @@ def _ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArgu
         args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, args.process_index
     )
     seed = args.seed if args.data_seed is None else args.data_seed
-    return TrainBatches(open_source, length_of, count, shape, arguments.data.shuffle_buffer_size, seed)
+    return TrainBatches(open_source, length_of, Order(count, shape, arguments.data.shuffle_buffer_size, seed))
 
 
 def _restart(split: Split) -> Stream:

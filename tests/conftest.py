@@ -17,7 +17,7 @@ from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.base_model import open_base
 from recipe.cache_key import make_key
 from recipe.data import open_split
-from recipe.encoding import encode
+from recipe.encoding import Encoding, encode
 from recipe.freezing import freeze
 from recipe.loading import load_model
 from recipe.parsing import parse
@@ -136,6 +136,6 @@ def encoded(model, split_tokens, arguments, tmp_path):
         tokens = split_tokens()
         key = make_key(model, tokens, dtype, compute_dtype)
         args = arguments().training
-        return encode(model, tokens, key, tmp_path / "cache", "train", args, Share.of(args)), tokens, key
+        return encode(Encoding(model, tokens, key, tmp_path / "cache", "train"), args, Share.of(args)), tokens, key
 
     return build

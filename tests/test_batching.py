@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 from recipe.batching import (
     IGNORED_LABEL,
     WINDOW_STEPS,
+    Order,
     StepShape,
     Stream,
     TrainBatches,
@@ -42,7 +43,7 @@ def batches(rows, shape, epoch=0, buffer_size=100, seed=7, streamed=True):
     def open_source():
         return Stream(rows, len(rows), "rows") if streamed else Lookup(rows)
 
-    made = TrainBatches(open_source, lambda row: len(row["input_ids"]), len(rows), shape, buffer_size, seed)
+    made = TrainBatches(open_source, lambda row: len(row["input_ids"]), Order(len(rows), shape, buffer_size, seed))
     made.set_epoch(epoch)
     return made
 

@@ -6,7 +6,7 @@ import torch
 from recipe.arguments import FreezeArguments
 from recipe.cache_key import arithmetic_of, make_key
 from recipe.caches import prune
-from recipe.encoding import encode
+from recipe.encoding import Encoding, encode
 from recipe.errors import RunError
 from recipe.freezing import freeze
 from recipe.prefix_cache import open_cache
@@ -32,7 +32,7 @@ def test_going_on_from_a_shallower_cache_gives_the_bytes_of_one_pass(
         for depth in depths:
             freeze(model, FreezeArguments(freeze_layers=depth))
             key = make_key(model, tokens, dtype, compute_dtype)
-            caches[name] = encode(model, tokens, key, tmp_path / name, "train", args, Share.of(args))
+            caches[name] = encode(Encoding(model, tokens, key, tmp_path / name, "train"), args, Share.of(args))
     extended = dtype == "float32" or compute_dtype == "bfloat16"  # else a step in 16 bits would cost digits
     assert caches["in steps"].manifest["extended_from_depth"] == (2 if extended else None)
     assert caches["one pass"].manifest["extended_from_depth"] is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recipe import worker_memory
-from recipe.batching import StepShape, TrainBatches
+from recipe.batching import Order, StepShape, TrainBatches
 from recipe.worker_memory import do_without_workers_where_short
 
 
@@ -25,6 +25,6 @@ def test_an_order_needs_no_shared_memory(monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    batches = TrainBatches(lambda: None, len, 4, StepShape(2, 1, 1, 0), 8, 0)
+    batches = TrainBatches(lambda: None, len, Order(4, StepShape(2, 1, 1, 0), 8, 0))
     batches.set_epoch(3)
     assert batches.epoch == 3
