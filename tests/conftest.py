@@ -1,8 +1,6 @@
 """A tiny BERT and a few dozen pairs, made once a session; no test reaches a network."""
 
-import json
 import os
-import random
 import tempfile
 
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="freeze-recipe-tests-")
@@ -11,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
+from transformers import AutoTokenizer
 
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.base_model import open_base
@@ -25,46 +23,11 @@ from recipe.ranks import Share
 from recipe.splits import iterate_batches
 from recipe.tokens import read_tokens
 from recipe.truncation import tokenize
+from tests.utils import make_pairs, make_tiny_model, write_jsonl
 
 torch.set_num_threads(1)
 
-CHARACTERS = "我你他的花呗借还款怎么提前能不吗什时候可以额度开通关闭信用卡账单分期利息手机号换"
-
-
-def make_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
-    """Pairs of random characters, of many lengths; the label says whether the first characters agree."""
-    rng = random.Random(seed)
-    rows = []
-    for _ in range(count):
-        sentences = ["".join(rng.choices(CHARACTERS, k=rng.randint(2, 14))) for _ in range(2)]
-        label = str(rng.randint(0, 1))
-        if label == "1":
-            sentences[1] = sentences[0][:1] + sentences[1][1:]
-        rows.append({"sentence1": sentences[0], "sentence2": sentences[1], "label": label})
-    return rows
-
-
 torch.set_num_threads(1)  # the tests share the cores between them; threads of tiny operations would only wait
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def make_tiny_model(folder):
-    torch.manual_seed(0)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(set(CHARACTERS))]
-    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, model_max_length=64)
-    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape)
-    model = BertModel(config, add_pooling_layer=False)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ hook counts what Python does to files under the run's and the cache's folder, an
 hook does not see, are counted around; at the n-th the child is killed, and behind a save its file is cut in half too.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -16,6 +15,8 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+
+from tests.utils import outcome
 
 MODES = frozenset(
     {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate", "fcntl.flock"}
@@ -138,13 +139,6 @@ def stock_matrix(folder):
             points += 1
             resumed += run_child(lambda: work(resume=True), folder / "stock", 0)[0] == 0
     return points, resumed
-
-
-def outcome(folder):
-    """The sha256 of the final model, and what lies in the run's folder."""
-    run = folder / "run"
-    weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
-    return weights, sorted(str(path.relative_to(run)) for path in run.rglob("*"))
 
 
 def kill_matrix(words, folder, every=1, again=0):

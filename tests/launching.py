@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-ROOT = Path(__file__).parents[1]
+from tests.utils import ROOT
 
 
 def free_port():

@@ -14,15 +14,7 @@ from recipe.batching import (
     shuffled,
 )
 from recipe.errors import UserError
-
-
-def examples(count, seed=0):
-    rng = random.Random(seed)
-    rows = []
-    for number in range(count):
-        length = rng.randint(3, 40)
-        rows.append({"input_ids": [number] * length, "token_type_ids": [0] * length, "labels": number % 2})
-    return rows
+from tests.utils import examples
 
 
 class Lookup:

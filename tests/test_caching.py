@@ -4,7 +4,7 @@ from recipe import caching
 from recipe.errors import UserError
 from recipe.prefix_state import PrefixState
 from recipe.training import train
-from tests.test_training import history
+from tests.utils import history
 
 
 def test_the_computing_type_does_not_depend_on_what_lies_in_the_cache(model, encoded, arguments, monkeypatch):

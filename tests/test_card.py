@@ -11,7 +11,7 @@ from recipe.errors import RunError
 from recipe.evaluation import evaluate
 from recipe.parsing import parse
 from recipe.training import train
-from tests.conftest import make_pairs, write_jsonl
+from tests.utils import make_pairs, write_jsonl
 
 FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
 

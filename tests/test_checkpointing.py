@@ -14,7 +14,7 @@ from recipe.errors import Damaged, RunError, UserError
 from recipe.manifest import MANIFEST, begin, open_checkpoint, remove_checkpoint, seal
 from recipe.restoring import open_resumable
 from recipe.training import train
-from tests.kill_points import outcome
+from tests.utils import Payload, outcome
 
 STEPS = ("--num_train_epochs=2", "--save_strategy=steps", "--save_steps=4", "--eval_strategy=steps", "--eval_steps=4")
 FILES = ("trainable.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", MANIFEST)
@@ -152,16 +152,6 @@ def test_a_manifest_names_no_file_outside_its_folder(tmp_path, name):
     (folder / MANIFEST).write_text(json.dumps({**content, "sha256": _digest(content)}))
     with pytest.raises(Damaged, match="outside its folder"):
         open_checkpoint(folder)
-
-
-class Payload:
-    """What a pickle of it runs when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])

@@ -22,7 +22,7 @@ from recipe.parsing import parse
 from recipe.saved_run import saved_arguments
 from recipe.training import train
 from recipe.whole_model import RECORDED, rebuild
-from tests.test_fuzzing import QUICK
+from tests.utils import QUICK
 
 DEEP = object()
 OTHERS = [None, [], {}, "3", 3, -1.5, True, 10**30, float("nan"), float("inf"), [None], {"a": None}, DEEP]

@@ -17,7 +17,7 @@ from recipe.pairs import LONGEST, UNLABELLED, check_pair, names_of_ids
 from recipe.splits import iterate
 from recipe.training import train
 from recipe.truncation import tokenize
-from tests.conftest import make_pairs, write_jsonl
+from tests.utils import make_pairs, write_jsonl
 
 GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}
 

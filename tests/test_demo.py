@@ -1,11 +1,12 @@
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-DEMO = Path(__file__).parents[1] / "demo"
+from tests.utils import ROOT
+
+DEMO = ROOT / "demo"
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.utils import ROOT
 
 
 def test_no_backend_of_the_environments_costs_a_figure(tmp_path):

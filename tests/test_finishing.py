@@ -7,7 +7,7 @@ from recipe import card, finishing
 from recipe.evaluation import evaluate
 from recipe.parsing import parse
 from recipe.training import train
-from tests.test_training import history
+from tests.utils import history
 
 
 def files_of(folder):

@@ -7,23 +7,16 @@ import json
 
 import pyarrow
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from recipe.errors import UserError
 from recipe.pairs import checked
 from recipe.readers import BadRow, read_rows
+from tests.utils import QUICK
 
 KINDS = ["jsonl", "json", "csv", "tsv", "parquet"]
-QUICK = settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
 some = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 text = st.tuples(some, st.sampled_from("花a0?"), some).map("".join)
 pairs = st.lists(

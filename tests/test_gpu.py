@@ -11,7 +11,7 @@ from recipe.cached_split import refuse_spawned_workers
 from recipe.encoding import batch_tokens, fast_dtype
 from recipe.prefix_cache import PrefixCache
 from recipe.training import train
-from tests.test_training import assert_close, history
+from tests.utils import assert_close, history
 
 
 @pytest.fixture

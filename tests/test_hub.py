@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import pytest
@@ -13,11 +12,10 @@ from recipe.data import open_split
 from recipe.errors import RunError, UserError
 from recipe.hub import require_hub
 from recipe.splits import iterate
-from tests.conftest import make_pairs
 from tests.hub_server import FAULTS, hub
 from tests.published import publish
+from tests.utils import ROOT, make_pairs
 
-ROOT = Path(__file__).parents[1]
 CARD = """---
 configs:
 - config_name: afqmc

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recipe.errors import Damaged, Missing
 from recipe.json_files import read_json
-from tests.test_fuzzing import QUICK
+from tests.utils import QUICK
 
 SHAPE = {"step": int, "score?": float, "names": [str], "data": {str: (str, None)}, "inner": {"any": object}}
 GOOD = {"step": 3, "score": 0.5, "names": ["a", "b"], "data": {"train": None, "dev": "x"}, "inner": {"any": [1]}}

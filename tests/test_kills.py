@@ -2,9 +2,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.utils import ROOT
 
 
 def test_a_run_killed_at_file_operations_carries_on_to_the_same_bytes():

@@ -1,7 +1,6 @@
 import json
 import pickle
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from recipe.loading import load_fine_tuned_model, load_model
 from recipe.parsing import parse
 from recipe.tokenizer import load_tokenizer, vocabulary_note
 from recipe.training import train
-from tests.conftest import make_pairs, write_jsonl
 from tests.published import FORMS, edit_json, publish
+from tests.utils import ROOT, make_pairs, write_jsonl
 
 SENTENCES = ["花呗Can怎么 提前还款", "借呗Àé"], ["能不能！提前还", "什么时候"]
 
@@ -56,7 +55,7 @@ def test_every_published_form_gives_stock_tokens_and_stock_states(tiny_model, tm
 
 
 def test_looking_at_a_tokenizer_leaves_it_as_it_was():
-    demo = Path(__file__).parents[1] / "demo" / "model"
+    demo = ROOT / "demo" / "model"
     ours, stock = load_tokenizer(open_folder(demo)), AutoTokenizer.from_pretrained(demo)
     assert ours.backend_tokenizer.padding is not None  # saved with it, as one that was called with padding=True
     assert ours.backend_tokenizer.to_str() == stock.backend_tokenizer.to_str()

@@ -7,10 +7,8 @@ import pytest
 from recipe.caches import list_caches
 from recipe.checkpointing import checkpoint_folders
 from recipe.training import train
-from tests.conftest import make_pairs, write_jsonl
 from tests.launching import finished, fork_ranks, small_run, start_machines
-from tests.test_ranks import KEYS
-from tests.test_training import assert_close, history
+from tests.utils import KEYS, assert_close, history, make_pairs, write_jsonl
 
 WORDS = ["--dropout=0", "--num_train_epochs=2", "--prefix_cache_dtype=float32", "--output_dir=run"]
 

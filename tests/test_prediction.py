@@ -16,7 +16,7 @@ from recipe.parsing import parse
 from recipe.prediction import predict
 from recipe.submission import submission_name
 from recipe.training import train
-from tests.conftest import make_pairs, write_jsonl
+from tests.utils import make_pairs, write_jsonl
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +19,8 @@ from recipe.errors import RunError, UserError
 from recipe.freezing import freeze
 from recipe.prefix_cache import open_cache, rows_per_pair
 from recipe.training import train
-from tests.conftest import make_pairs, write_jsonl
-from tests.test_training import assert_close, history
+from tests.utils import ROOT, assert_close, history, make_pairs, write_jsonl
 
-ROOT = Path(__file__).parents[1]
 LAST = ("--load_best_model_at_end=false", "--save_total_limit=3")
 
 

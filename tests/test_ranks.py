@@ -11,11 +11,8 @@ import pytest
 from recipe.caches import list_caches
 from recipe.checkpointing import checkpoint_folders
 from recipe.training import train
-from tests.kill_points import outcome
 from tests.launching import fork_ranks, small_run, start
-from tests.test_training import assert_close, history
-
-KEYS = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
+from tests.utils import KEYS, assert_close, history, outcome
 
 
 @pytest.fixture

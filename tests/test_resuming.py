@@ -13,8 +13,7 @@ from recipe.manifest import open_checkpoint, seal
 from recipe.parsing import parse
 from recipe.prediction import PREDICTIONS, predict
 from recipe.training import train
-from tests.conftest import make_pairs, write_jsonl
-from tests.kill_points import outcome
+from tests.utils import make_pairs, outcome, write_jsonl
 
 EACH_STEP = ("--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=99")
 EACH_STEP += ("--eval_strategy=steps", "--eval_steps=1")

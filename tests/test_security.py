@@ -14,8 +14,7 @@ from recipe.errors import UserError
 from recipe.evaluation import evaluate
 from recipe.parsing import parse
 from recipe.training import train
-from tests.conftest import make_pairs
-from tests.test_checkpointing import Payload
+from tests.utils import Payload, make_pairs
 
 
 def test_code_beside_a_model_is_not_run(arguments, tmp_path, tiny_model):

@@ -1,7 +1,6 @@
 """FSDP2 by accelerate's own configuration, on two CPU processes; and the configuration files of configs/accelerate."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config import load_config_from_file
@@ -12,11 +11,10 @@ from recipe.checkpointing import checkpoint_folders, strangers
 from recipe.errors import UserError
 from recipe.ranks import check_sharding
 from recipe.training import train
-from tests.kill_points import outcome
 from tests.launching import fork_ranks, small_run
-from tests.test_training import assert_close, history
+from tests.utils import ROOT, assert_close, history, outcome
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "accelerate"
+CONFIGS = ROOT / "configs" / "accelerate"
 
 
 def settings(name):

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,7 @@ from recipe.folder_lock import locked
 from recipe.signals import stop_requests
 from recipe.trainer import FreezeTrainer
 from recipe.training import train
-from tests.kill_points import outcome
-
-ROOT = Path(__file__).parents[1]
+from tests.utils import ROOT, outcome
 
 
 @pytest.fixture

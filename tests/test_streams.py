@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-START = "import sys, os; from recipe.errors import exit_on_error; from recipe.streams import may_be_lost, write_out\n"
+from tests.utils import ROOT
+
+START = "import sys, os; from recipe.exiting import exit_on_error; from recipe.streams import may_be_lost, write_out\n"
 TOLD = """
 def main():
     for number in range(20000):

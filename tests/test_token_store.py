@@ -13,7 +13,7 @@ from recipe.token_store import store_tokens
 from recipe.tokens import read_tokens
 from recipe.training import train
 from recipe.truncation import tokenize
-from tests.conftest import make_pairs, write_jsonl
+from tests.utils import make_pairs, write_jsonl
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import torch
 
 from recipe.collator import collate
 from recipe.tokens import SortedPairs, read_tokens
-from tests.test_batching import examples
+from tests.utils import examples
 
 
 def columns(rows):

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,20 +17,7 @@ from recipe.parsing import parse
 from recipe.tokenizer import load_tokenizer
 from recipe.training import train
 from recipe.truncation import tokenized
-from tests.conftest import make_pairs, write_jsonl
-
-ROOT = Path(__file__).parents[1]
-
-
-def history(output_dir, key):
-    """The values of `key` that the run logged, step by step."""
-    checkpoint = max(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return [entry[key] for entry in state["log_history"] if key in entry]
-
-
-def assert_close(a, b, tolerance):
-    torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=0, atol=tolerance)
+from tests.utils import ROOT, assert_close, history, make_pairs, write_jsonl
 
 
 def test_a_run_leaves_a_whole_model_and_its_results(arguments, tmp_path, capsys):

@@ -3,7 +3,7 @@ from transformers import AutoTokenizer
 
 from recipe import truncation
 from recipe.truncation import encode_pairs
-from tests.conftest import CHARACTERS
+from tests.utils import CHARACTERS
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -15,7 +15,7 @@ from recipe.manifest import open_checkpoint
 from recipe.modeling import BertForPairwiseCLS
 from recipe.training import train
 from recipe.whole_model import main, rebuild
-from tests.kill_points import outcome
+from tests.utils import outcome
 
 
 def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path, monkeypatch):

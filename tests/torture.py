@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.utils import ROOT
+
 WORDS = [
     *("configs/demo.yaml", "--max_train_samples=1600", "--max_eval_samples=200", "--num_train_epochs=2"),
     *("--save_strategy=steps", "--save_steps=5", "--eval_strategy=steps", "--eval_steps=5", "--disable_tqdm=true"),
