@@ -14,7 +14,7 @@ from recipe.errors import Damaged, Missing, UserError
 from recipe.json_files import read_json
 from recipe.metrics import accuracy_at, mcnemar, score
 from recipe.modeling import BertForPairwiseCLS
-from recipe.outputs import check_writable
+from recipe.outputs import check_answers, check_writable
 from recipe.pairs import UNLABELLED
 from recipe.prediction import Answers, answer, check_labels, load_fine_tuned
 from recipe.progress import say
@@ -31,8 +31,10 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     """
     args, name = arguments.training, arguments.data.eval_split or "validation"
     folder = Path(args.output_dir or ".")
+    results = "eval_results.json" if name == "validation" else f"eval_results_{name}.json"
     if args.process_index == 0:
         check_writable(folder)
+        check_answers(folder, [results])
     split, answers, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
@@ -44,7 +46,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
     if args.process_index > 0:
         return metrics
-    path = folder / ("eval_results.json" if name == "validation" else f"eval_results_{name}.json")
+    path = folder / results
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)
     for line in [*split.left_out(), *split.notes]:

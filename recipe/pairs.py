@@ -62,10 +62,12 @@ def check_pair(
         raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
     pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
     pair["label"] = _label_id(where, record, label_names, labelled, class_names)
-    own_id = record.get("id", record.get("idx"))
-    if (isinstance(own_id, (str, int)) and own_id != "") or (isinstance(own_id, float) and math.isfinite(own_id)):
-        pair["id"] = json.dumps(own_id)
-    return pair
+    ids = [json.dumps(record[key]) for key in ("id", "idx") if _is_id(record.get(key))]
+    return pair | ({"id": ids[0]} if ids else {})
+
+
+def _is_id(value: Any) -> bool:
+    return (isinstance(value, (str, int)) and value != "") or (isinstance(value, float) and math.isfinite(value))
 
 
 def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
