@@ -11,6 +11,7 @@ from recipe.durable import publish, remove_temporary, staging_folder
 from recipe.errors import RunError, UserError
 from recipe.identity import given_arguments
 from recipe.text import one_line
+from recipe.training_arguments import FreezeTrainingArguments
 
 STUDY, NAME = "study.db", "freeze"
 SEARCHED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
@@ -41,11 +42,16 @@ def open_study(folder: Path, arguments: RecipeArguments, identity: dict[str, Any
     if not path.exists() and not path.is_symlink():
         with staging_folder(folder) as staging, keeping(path):
             storage = optuna.storages.RDBStorage(_url(staging))
-            study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
+            study = optuna.create_study(study_name=NAME, storage=storage, direction=direction_of(arguments.training))
             study.set_user_attr("of", mine)
             storage.engine.dispose()
             publish(staging, folder, last=(STUDY,))
     return _load(folder, mine)
+
+
+def direction_of(args: FreezeTrainingArguments) -> str:
+    """Optuna's word for whether more of --metric_for_best_model is better."""
+    return "minimize" if args.greater_is_better is False else "maximize"
 
 
 def check_study(folder: Path, arguments: RecipeArguments) -> None:
