@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from recipe.launcher import forget_incomplete
 from recipe.streams import OutputLost, may_be_lost, open_streams, write_out
-from recipe.text import shown
+from recipe.text import shown, without_logins
 
 # What torch puts before the line of an error that was raised in a worker of a DataLoader.
 TRACEBACK = re.compile(r"\ACaught \w+ in DataLoader worker process .*^[\w.]*Error: ", re.DOTALL | re.MULTILINE)
@@ -94,7 +94,7 @@ def exit_on_error(main: Callable[[], None]) -> None:
 def _exit(message: str, status: int, told_by: str = "") -> None:
     if os.environ.get(told_by, "0") == "0":
         with may_be_lost(sys.stderr):
-            print(shown(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
+            print(shown(without_logins(f"{Path(sys.argv[0]).name}: {message}")), file=sys.stderr)
     with may_be_lost():
         pass  # what is left in the buffer of standard output must not change the status
     sys.exit(status)
