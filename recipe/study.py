@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
+from recipe.arithmetic import REFUSED
 from recipe.durable import publish, remove_temporary, staging_folder
 from recipe.errors import RunError, UserError
 from recipe.identity import given_arguments
@@ -94,8 +95,9 @@ def _url(folder: Path) -> str:
 def _followed_from(arguments: RecipeArguments, identity: dict[str, Any]) -> list[dict[str, Any]]:
     """All that a trial's result follows from besides what is searched for, JSON-ready."""
     others = {name: identity[name] for name in ("config", "tokenizer", "tokenizer_options", "labels")}
+    precision = {name: identity.get("arithmetic", {}).get(name) for name in REFUSED}
     of: list[dict[str, Any]] = json.loads(
-        json.dumps([_kept(arguments), identity["data"], identity["weights"], others], default=str)
+        json.dumps([_kept(arguments), identity["data"], identity["weights"], others, precision], default=str)
     )
     return of
 
@@ -116,6 +118,9 @@ def _changed(before: Any, mine: list[dict[str, Any]]) -> str:
     flag = next((name for name in mine[0] if mine[0][name] != before[0].get(name)), None)
     if flag is not None:
         return f"another --{flag.rpartition('.')[2]}"
+    for name, was in before[4].items() if len(before) > 4 < len(mine) else ():
+        if mine[4][name] != was:
+            return f"{REFUSED[name]} {was} instead of {mine[4][name]}"
     return (
         "other data, weights or settings of the model"
         if any(a != b for a, b in zip(before, mine, strict=False))

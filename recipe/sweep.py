@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
+from recipe.arithmetic import describe_arithmetic, other_arithmetic, refuse_other_precision
 from recipe.base_model import open_base
 from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
@@ -22,7 +23,7 @@ from recipe.depths import choose_depths, format_table, layers_to_freeze, recomme
 from recipe.durable import locked, write_json
 from recipe.errors import Damaged, Missing, OneLineParser, UserError, exit_on_error
 from recipe.figures import draw_sweep
-from recipe.identity import given_arguments
+from recipe.identity import IDENTITY, given_arguments
 from recipe.json_files import read_json
 from recipe.loading import load_model
 from recipe.outputs import check_free, remove_run, staged
@@ -41,6 +42,7 @@ RECORD = {
     "settings": dict,
     "base?": dict,
     "weights?": str,
+    "arithmetic?": IDENTITY["arithmetic?"],
     "data": (DATA, None),
     "majority": (float, None),
     "caches": [str],
@@ -105,24 +107,26 @@ def _open_record(path: Path, base: RecipeArguments, weights: str) -> dict[str, A
     settings = json.loads(json.dumps(given_arguments(base), default=str))
     settings["model_name_or_path"] = base.model.model_name_or_path
     settings.pop("training.seed")
+    arithmetic, way_out = describe_arithmetic(base.training), "give the old one, or name another --output_dir"
+    begun = {"settings": settings, "weights": weights, "arithmetic": arithmetic}
     try:
         record = read_json(path, RECORD)
     except Missing:
-        return {"settings": settings, "weights": weights, "data": None, "majority": None, "caches": [], "points": []}
+        return {**begun, "data": None, "majority": None, "caches": [], "points": []}
     except Damaged as damage:
         raise UserError(f"{damage}; remove it, or name another --output_dir") from None
     different = [key for key in settings if record["settings"].get(key) != settings[key]]
     if different:
         old, new = record["settings"].get(different[0]), settings[different[0]]
-        raise UserError(
-            f"--{different[0].split('.')[-1]} {new}: {path} was begun with {old}; give the old one, or name another "
-            "--output_dir"
-        )
+        raise UserError(f"--{different[0].split('.')[-1]} {new}: {path} was begun with {old}; {way_out}")
     if record.setdefault("weights", weights) != weights:
         raise UserError(
             f"--model_name_or_path {base.model.model_name_or_path}: {path} was begun with other weights; "
             "name another --output_dir"
         )
+    refuse_other_precision(record.setdefault("arithmetic", arithmetic), arithmetic, str(path), way_out)
+    for line in other_arithmetic(record["arithmetic"], arithmetic, str(path)):
+        _tell(f"note: {line}")
     return record
 
 

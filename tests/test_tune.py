@@ -54,7 +54,7 @@ def test_a_search_is_by_the_metric_that_is_given(tiny_model, pairs_dir, tmp_path
 
 
 IDENTITY = {"data": {"train": "a"}, "weights": {"frozen": "b"}, "config": {"hidden_act": "gelu"}, "labels": ["0", "1"]}
-IDENTITY |= {"tokenizer": "c", "tokenizer_options": {}}
+IDENTITY |= {"tokenizer": "c", "tokenizer_options": {}, "arithmetic": {"mixed_precision": "no"}}
 
 
 def test_a_killed_search_goes_on(arguments, tmp_path):
@@ -67,6 +67,9 @@ def test_a_killed_search_goes_on(arguments, tmp_path):
     assert [trial.state.name for trial in again.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
     assert trials_done(again) == 2  # neither a killed trial nor one that Ctrl-C stopped is done
     assert [path.name for path in tmp_path.iterdir()] == [STUDY]
+    precise = {**IDENTITY, "arithmetic": {"mixed_precision": "bf16"}}
+    with pytest.raises(UserError, match=r"study.db: a search with mixed precision \(--bf16, .*\) no instead of bf16"):
+        open_study(tmp_path, arguments(), precise)
     other = {**IDENTITY, "config": {"hidden_act": "relu"}}
     with pytest.raises(UserError, match=r"study.db: a search with other data, weights or settings of the model"):
         open_study(tmp_path, arguments(), other)
