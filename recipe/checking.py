@@ -96,6 +96,8 @@ def check_combinations(arguments: RecipeArguments) -> None:
         raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
     if arguments.model.against is not None and not (training.only_evaluates or training.scores_after):
         raise UserError(f"--against {arguments.model.against}: --do_eval compares with it; without that leave it out")
+    if data.eval_split is not None and not (training.do_predict or training.only_evaluates or training.scores_after):
+        raise UserError(f"--eval_split {data.eval_split}: --do_eval scores it, --do_predict answers it; leave it out")
     if training.mixed_precision == "fp16" and training.device.type == "cpu":
         asked = "--fp16" if training.fp16 else "ACCELERATE_MIXED_PRECISION fp16"
         raise UserError(f"{asked}: it takes a GPU; on a CPU --bf16 computes in 16 bits")

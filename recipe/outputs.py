@@ -69,7 +69,8 @@ def check_answers(folder: Path, names: Sequence[str]) -> None:
         UserError: it is.
     """
     for path in (folder / name for name in names):
-        check_free(path, path.is_file() and (not path.stat().st_size or _begins_as_answers(path) or _is_a_runs(folder)))
+        ours = path.is_file() and (not path.stat().st_size or _begins_as_answers(path))
+        check_free(path, ours or (path.name in NAMES and _is_a_runs(folder)))
 
 
 def _begins_as_answers(path: Path) -> bool:
