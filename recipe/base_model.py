@@ -30,6 +30,7 @@ ENCODER = (
 OF_A_RUN = ("id2label", "label2id", "frozen_prefix_depth")
 OWNERS = {"bert-": "google-bert", "chinese-": "hfl", "rbt": "hfl", "ernie-": "nghuyong", "bge-": "BAAI"}
 WORKING = "google-bert/bert-base-chinese, hfl/chinese-roberta-wwm-ext or nghuyong/ernie-3.0-base-zh"
+MOST = 1000  # layers, or heads: a layer takes memory before it is known whether there are weights for it
 POINTER = b"version https://git-lfs"
 
 
@@ -103,9 +104,9 @@ def _kind(name: str, values: dict[str, Any]) -> str:
 
 def _check_config(config: BertPairwiseCLSConfig) -> None:
     for key in ("num_hidden_layers", "num_attention_heads"):
-        if getattr(config, key) < 1:
-            found = getattr(config, key)
-            raise ValueError(f"{key} {found} in its config.json; at least 1 is expected")
+        found = getattr(config, key)
+        if not 1 <= found <= MOST:
+            raise ValueError(f"{key} {found} in its config.json; 1 to {MOST:,} are expected")
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"hidden_act {config.hidden_act!r:.40} in its config.json; gelu, relu or the like is expected")
 

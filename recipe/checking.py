@@ -23,14 +23,17 @@ def settle(values: dict[str, Any]) -> None:
         values: what was given, by name; changed in place.
 
     Raises:
-        UserError: strategies contradict each other, or there is no such metric.
+        UserError: strategies contradict each other, nothing is asked for, or there is no such metric.
     """
     for suffix in ("", "_kwargs"):  # the Trainer's old name for it, which it warns of
         if f"gradient_checkpointing{suffix}" in values:
             values.setdefault(f"activation_checkpointing{suffix}", values.pop(f"gradient_checkpointing{suffix}"))
     if "metric_for_best_model" in values or "greater_is_better" in values:
         _settle_metric(values, values.get("metric_for_best_model", str(FreezeTrainingArguments.metric_for_best_model)))
-    if values.get("do_train") or not (values.get("do_eval") or values.get("do_predict")):
+    only_later = values.get("do_eval") or values.get("do_predict")
+    if values.get("do_train") is False and not only_later:
+        raise UserError("--do_train false: nothing is left to do; --do_eval or --do_predict is expected beside it")
+    if values.get("do_train") or not only_later:
         _settle_strategies(values)
 
 
@@ -93,6 +96,8 @@ def check_combinations(arguments: RecipeArguments) -> None:
         raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
     if arguments.model.against is not None and not (training.only_evaluates or training.scores_after):
         raise UserError(f"--against {arguments.model.against}: --do_eval compares with it; without that leave it out")
+    if data.eval_split is not None and not (training.do_predict or training.only_evaluates or training.scores_after):
+        raise UserError(f"--eval_split {data.eval_split}: --do_eval scores it, --do_predict answers it; leave it out")
     if training.mixed_precision == "fp16" and training.device.type == "cpu":
         asked = "--fp16" if training.fp16 else "ACCELERATE_MIXED_PRECISION fp16"
         raise UserError(f"{asked}: it takes a GPU; on a CPU --bf16 computes in 16 bits")

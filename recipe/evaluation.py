@@ -17,7 +17,7 @@ from recipe.json_files import read_json
 from recipe.loading import check_labels, load_fine_tuned
 from recipe.metrics import accuracy_at, mcnemar, score
 from recipe.modeling import BertForPairwiseCLS
-from recipe.outputs import check_writable
+from recipe.outputs import check_answers, check_writable
 from recipe.pairs import UNLABELLED
 from recipe.prediction import answer
 from recipe.progress import say
@@ -35,8 +35,10 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     """
     args, name = arguments.training, arguments.data.eval_split or "validation"
     folder = args.folder
+    results = SCORES if name == "validation" else f"eval_results_{name}.json"
     if args.process_index == 0:
         check_writable(folder)
+        check_answers(folder, [results])
     split, answers, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
@@ -48,7 +50,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
     if args.process_index > 0:
         return metrics
-    path = folder / (SCORES if name == "validation" else f"eval_results_{name}.json")
+    path = folder / results
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, metrics)
     for line in [*split.left_out(), *split.notes]:

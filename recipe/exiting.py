@@ -9,7 +9,7 @@ from pathlib import Path
 from recipe.errors import Damaged, RunError, Stopped, UserError
 from recipe.launcher import forget_incomplete
 from recipe.streams import OutputLost, may_be_lost, open_streams, write_out
-from recipe.text import shown
+from recipe.text import shown, without_logins
 
 
 def exit_on_error(main: Callable[[], None]) -> None:
@@ -42,7 +42,7 @@ def exit_on_error(main: Callable[[], None]) -> None:
 def _exit(message: str, status: int, told_by: str = "") -> None:
     if os.environ.get(told_by, "0") == "0":
         with may_be_lost(sys.stderr):
-            print(shown(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
+            print(shown(without_logins(f"{Path(sys.argv[0]).name}: {message}")), file=sys.stderr)
     with may_be_lost():
         pass  # what is left in the buffer of standard output must not change the status
     sys.exit(status)

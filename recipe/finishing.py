@@ -58,6 +58,7 @@ def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> 
     args, state = trainer.args, trainer.state
     evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
     report.is_best = bool(args.load_best_model_at_end and state.best_model_checkpoint)
+    report.best_by = (args.metric_for_best_model or report.best_by).removeprefix("eval_")
     step = int(Path(state.best_model_checkpoint).name.split("-")[1]) if report.is_best else state.global_step
     found = [entry for entry in evaluations if entry["step"] == step]
     if evaluations:  # a last model between two evaluations is scored all the same, and has no entry

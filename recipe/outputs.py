@@ -1,6 +1,7 @@
 """The files of a finished run in output_dir: put there whole, looked after, and never over somebody else's."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,27 @@ def check_free(path: Path, ours: bool) -> None:
             f"--output_dir {path.parent}: {path.name} is there, which this command did not write and would replace; "
             "name another folder"
         )
+
+
+def check_answers(folder: Path, names: Sequence[str]) -> None:
+    """Check that scores, predictions or a submission may be written as `names`: nothing of somebody else's is there.
+
+    Raises:
+        UserError: it is.
+    """
+    for path in (folder / name for name in names):
+        ours = path.is_file() and (not path.stat().st_size or _begins_as_answers(path))
+        check_free(path, ours or (path.name in NAMES and _is_a_runs(folder)))
+
+
+def _begins_as_answers(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = json.JSONDecoder().raw_decode(file.read(1 << 22))[0]  # a line of predictions may be that long
+    except (OSError, ValueError, RecursionError):
+        return False
+    keys = first.keys() if isinstance(first, dict) else set()
+    return keys >= {"prediction", "probability"} or keys == {"id", "label"} or "eval_accuracy" in keys
 
 
 def check_writable(folder: Path) -> None:

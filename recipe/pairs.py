@@ -28,14 +28,17 @@ def checked(
     skip: bool,
     class_names: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The rows that are pairs; the others are raised, or left out and their errors put into `skipped`."""
+    """The rows that are pairs; the others are raised, or left out and put into `skipped`: the first one's error.
+
+    The others are counted there as empty texts, since a file may have millions of them.
+    """
     for where, record in rows:
         try:
             yield check_pair(where, record, label_names, labelled, class_names)
         except BadRow as error:
             if not skip:
                 raise
-            skipped.append(str(error))
+            skipped.append("" if skipped else str(error))
 
 
 def check_pair(
@@ -62,10 +65,12 @@ def check_pair(
         raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
     pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
     pair["label"] = _label_id(where, record, label_names, labelled, class_names)
-    own_id = record.get("id", record.get("idx"))
-    if (isinstance(own_id, (str, int)) and own_id != "") or (isinstance(own_id, float) and math.isfinite(own_id)):
-        pair["id"] = json.dumps(own_id)
-    return pair
+    ids = [json.dumps(record[key]) for key in ("id", "idx") if _is_id(record.get(key))]
+    return pair | ({"id": ids[0]} if ids else {})
+
+
+def _is_id(value: Any) -> bool:
+    return (isinstance(value, (str, int)) and value != "") or (isinstance(value, float) and math.isfinite(value))
 
 
 def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:

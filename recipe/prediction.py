@@ -22,6 +22,7 @@ from recipe.file_names import PREDICTIONS
 from recipe.folder_lock import locked
 from recipe.loading import check_labels, load_fine_tuned
 from recipe.modeling import BertForPairwiseCLS
+from recipe.outputs import check_answers
 from recipe.pairs import UNLABELLED
 from recipe.progress import say
 from recipe.signals import stop_requests
@@ -61,6 +62,8 @@ def predict(arguments: RecipeArguments) -> None:
     to_folder = arguments.data.test_file != "-" and arguments.training.process_index == 0
     folder = arguments.training.folder
     with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
+        if to_folder:
+            check_answers(folder, [PREDICTIONS, submission_name(arguments.data)])
         _predict(arguments, folder)
 
 
@@ -82,20 +85,21 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
     told = "; ".join([split.source, *split.left_out(), *split.notes])
     say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} pairs of {told}")
     say(args, f"speed           {len(lines) / answers.seconds:,.0f} pairs a second")
-    if (answers.labels == UNLABELLED).all():
+    if (answers.labels == UNLABELLED).any():
         say(args, _submit(folder / submission_name(arguments.data), split, answers, ids))
     say(args, f"next            make export RUN={arguments.model.model_name_or_path}")
 
 
 def _submit(path: Path, split: Split, answers: Answers, ids: list[Any]) -> str:
     """Write the submission file, or take an older one away where there can be none; what to say of it."""
-    reason = why_no_submission(split, ids)
+    reason = why_no_submission(split, ids, int((answers.labels != UNLABELLED).sum()))
     if reason is not None:
         path.unlink(missing_ok=True)
         return f"submission      none is written: {reason}"
     known = None if all(each is None for each in ids) else ids  # rows without ids are numbered from 0
     write_submission(path, [split.label_names[label] for label in answers.logits.argmax(-1)], known)
-    return f"submission      {path}: {split.rows:,} lines, one for each row"
+    numbered = "; numbered from 0, since no row has an id" if known is None else ""
+    return f"submission      {path}: {split.rows:,} lines, one for each row{numbered}"
 
 
 STANDARD_INPUT = "standard-input.jsonl"

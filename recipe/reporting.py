@@ -29,6 +29,7 @@ class RunReport:
     started: float
     metrics: dict[str, Any] = field(default_factory=dict)
     is_best: bool = True  # whether the model is the best checkpoint's and not the last step's
+    best_by: str = "accuracy"  # --metric_for_best_model, without eval_
     train_metrics: dict[str, Any] = field(default_factory=dict)
     model_sha256: str = ""
     files: list[str] = field(default_factory=list)  # that it leaves in output_dir
@@ -67,8 +68,10 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
         accuracy, majority = report.metrics["eval_accuracy"], report.metrics["eval_majority_baseline"]
         epoch = report.metrics["epoch"]
         verdict = "" if accuracy > majority else "; it does NOT beat always answering the majority label"
-        which = "best" if report.is_best else "last"
-        lines.append(f"{which} accuracy   {accuracy:.4f} after epoch {epoch:.3g} (majority {majority:.4f}){verdict}")
+        label, after = f"{'best' if report.is_best else 'last'} accuracy", f"after epoch {epoch:.3g}"
+        if report.is_best and report.best_by != "accuracy":  # another epoch's accuracy may be better
+            label, after = "accuracy", f"{after}, the best by {report.best_by}"
+        lines.append(f"{label:<15} {accuracy:.4f} {after} (majority {majority:.4f}){verdict}")
     plan = report.plan
     lines.append(
         f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"

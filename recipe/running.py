@@ -1,6 +1,7 @@
 """What a command line asks for, all of it: to train, then to score, then to answer."""
 
 import copy
+from pathlib import Path
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -9,8 +10,10 @@ from recipe.data import require_split
 from recipe.errors import UserError
 from recipe.evaluation import evaluate, open_against, open_labelled
 from recipe.failures import in_one_line
-from recipe.prediction import predict
+from recipe.outputs import check_answers
+from recipe.prediction import PREDICTIONS, predict
 from recipe.ranks import together
+from recipe.submission import submission_name
 from recipe.training import train
 
 
@@ -46,6 +49,7 @@ def _check_splits(arguments: RecipeArguments, scores: bool, answers: bool) -> No
         raise UserError("--test_file -: answers go to standard output; --do_predict alone is expected")
     if answers:
         require_split(arguments.data, arguments.data.eval_split or "test")
+        check_answers(Path(arguments.training.output_dir or "."), [PREDICTIONS, submission_name(arguments.data)])
 
 
 def _with_its_model(arguments: RecipeArguments) -> RecipeArguments:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
+from recipe.arithmetic import REFUSED
 from recipe.durable import publish, remove_temporary, staging_folder
 from recipe.errors import RunError, UserError
 from recipe.identity import given_arguments
 from recipe.text import one_line
+from recipe.training_arguments import FreezeTrainingArguments
 
 STUDY, NAME = "study.db", "freeze"
 SEARCHED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
@@ -41,11 +43,16 @@ def open_study(folder: Path, arguments: RecipeArguments, identity: dict[str, Any
     if not path.exists() and not path.is_symlink():
         with staging_folder(folder) as staging, keeping(path):
             storage = optuna.storages.RDBStorage(_url(staging))
-            study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
+            study = optuna.create_study(study_name=NAME, storage=storage, direction=direction_of(arguments.training))
             study.set_user_attr("of", mine)
             storage.engine.dispose()
             publish(staging, folder, last=(STUDY,))
     return _load(folder, mine)
+
+
+def direction_of(args: FreezeTrainingArguments) -> str:
+    """Optuna's word for whether more of --metric_for_best_model is better."""
+    return "minimize" if args.greater_is_better is False else "maximize"
 
 
 def check_study(folder: Path, arguments: RecipeArguments) -> None:
@@ -88,8 +95,9 @@ def _url(folder: Path) -> str:
 def _followed_from(arguments: RecipeArguments, identity: dict[str, Any]) -> list[dict[str, Any]]:
     """All that a trial's result follows from besides what is searched for, JSON-ready."""
     others = {name: identity[name] for name in ("config", "tokenizer", "tokenizer_options", "labels")}
+    precision = {name: identity.get("arithmetic", {}).get(name) for name in REFUSED}
     of: list[dict[str, Any]] = json.loads(
-        json.dumps([_kept(arguments), identity["data"], identity["weights"], others], default=str)
+        json.dumps([_kept(arguments), identity["data"], identity["weights"], others, precision], default=str)
     )
     return of
 
@@ -110,6 +118,9 @@ def _changed(before: Any, mine: list[dict[str, Any]]) -> str:
     flag = next((name for name in mine[0] if mine[0][name] != before[0].get(name)), None)
     if flag is not None:
         return f"another --{flag.rpartition('.')[2]}"
+    for name, was in before[4].items() if len(before) > 4 < len(mine) else ():
+        if mine[4][name] != was:
+            return f"{REFUSED[name]} {was} instead of {mine[4][name]}"
     return (
         "other data, weights or settings of the model"
         if any(a != b for a, b in zip(before, mine, strict=False))

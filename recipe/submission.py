@@ -18,8 +18,10 @@ def submission_name(args: DataArguments) -> str:
     return re.sub(r"[^\w.-]", "_", task).lstrip(".") + "_predict.json"
 
 
-def why_no_submission(split: Split, ids: Sequence[Any]) -> str | None:
-    """Why there can be no submission: a row or its id is missing, or an id stands twice; `ids` has None for no id."""
+def why_no_submission(split: Split, ids: Sequence[Any], labelled: int = 0) -> str | None:
+    """Why there can be none: some rows are labelled or left out, an id is missing (None in `ids`) or stands twice."""
+    if labelled:
+        return f"{labelled:,} of {len(ids):,} rows of {split.source} have a label"
     if split.skipped:
         return f"it must have every row, and of {split.source} {split.left_out()[0]}"
     named = [each for each in ids if each is not None]

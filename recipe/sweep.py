@@ -16,6 +16,7 @@ from typing import Any
 
 from recipe import file_names
 from recipe.arguments import RecipeArguments
+from recipe.arithmetic import describe_arithmetic, other_arithmetic, refuse_other_precision
 from recipe.base_model import open_base
 from recipe.cache_folder import remove_cache
 from recipe.caches import list_caches
@@ -25,7 +26,7 @@ from recipe.errors import Damaged, Missing, UserError
 from recipe.exiting import exit_on_error
 from recipe.figures import draw_sweep
 from recipe.folder_lock import locked
-from recipe.identity import given_arguments
+from recipe.identity import IDENTITY, given_arguments
 from recipe.json_files import read_json
 from recipe.loading import load_model
 from recipe.one_line_parser import OneLineParser
@@ -45,6 +46,7 @@ RECORD = {
     "settings": dict,
     "base?": dict,
     "weights?": str,
+    "arithmetic?": IDENTITY["arithmetic?"],
     "data": (DATA, None),
     "majority": (float, None),
     "caches": [str],
@@ -109,24 +111,26 @@ def _open_record(path: Path, base: RecipeArguments, weights: str) -> dict[str, A
     settings = json.loads(json.dumps(given_arguments(base), default=str))
     settings["model_name_or_path"] = base.model.model_name_or_path
     settings.pop("training.seed")
+    arithmetic, way_out = describe_arithmetic(base.training), "give the old one, or name another --output_dir"
+    begun = {"settings": settings, "weights": weights, "arithmetic": arithmetic}
     try:
         record = read_json(path, RECORD)
     except Missing:
-        return {"settings": settings, "weights": weights, "data": None, "majority": None, "caches": [], "points": []}
+        return {**begun, "data": None, "majority": None, "caches": [], "points": []}
     except Damaged as damage:
         raise UserError(f"{damage}; remove it, or name another --output_dir") from None
     different = [key for key in settings if record["settings"].get(key) != settings[key]]
     if different:
         old, new = record["settings"].get(different[0]), settings[different[0]]
-        raise UserError(
-            f"--{different[0].split('.')[-1]} {new}: {path} was begun with {old}; give the old one, or name another "
-            "--output_dir"
-        )
+        raise UserError(f"--{different[0].split('.')[-1]} {new}: {path} was begun with {old}; {way_out}")
     if record.setdefault("weights", weights) != weights:
         raise UserError(
             f"--model_name_or_path {base.model.model_name_or_path}: {path} was begun with other weights; "
             "name another --output_dir"
         )
+    refuse_other_precision(record.setdefault("arithmetic", arithmetic), arithmetic, str(path), way_out)
+    for line in other_arithmetic(record["arithmetic"], arithmetic, str(path)):
+        _tell(f"note: {line}")
     return record
 
 

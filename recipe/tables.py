@@ -103,13 +103,15 @@ def quotes_enclose(read_lines: Callable[[], Iterable[str]]) -> bool | None:
     seen = _survey(read_lines())
     if not seen.quotes:
         return None
-    if not seen.uneven:
-        return not seen.text and (seen.header or seen.needed > 0)
-    try:
-        rows = table_rows(Path("file"), read_lines(), "\t", quoted=True)
-        return sum(isinstance(row, BadRow) for _, row in rows) < seen.uneven
-    except UserError:
-        return False
+    if seen.uneven:
+        try:
+            rows = table_rows(Path("file"), read_lines(), "\t", quoted=True)
+            uneven = sum(isinstance(row, BadRow) for _, row in rows)
+        except UserError:
+            return False
+        if uneven != seen.uneven:
+            return uneven < seen.uneven
+    return not seen.text and (seen.header or seen.needed > 0)
 
 
 def _survey(lines: Iterable[str]) -> _Survey:

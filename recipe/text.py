@@ -9,6 +9,7 @@ from collections.abc import Sequence
 ESCAPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 JOINER = "\u200d"
 SECRET = re.compile(r"--\w+[_-]token(=|$)")
+LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 MARKDOWN = re.compile(r"[\\`*_\[\]()<>!|~&:@$]|(?<=www)\.")
 
 
@@ -46,6 +47,11 @@ def one_line(said: object, limit: int = 300) -> str:
     """What a library says in an error, without its line breaks, cut where it becomes an essay."""
     text = " ".join(str(said).split())
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def without_logins(text: str) -> str:
+    """`text` without the user and password of its addresses, such as those of a mirror or a proxy."""
+    return LOGIN.sub("", text)
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:

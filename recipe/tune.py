@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
+from transformers import TrainingArguments
 
 from recipe.durable import write_text
 from recipe.errors import RunError, UserError
@@ -25,7 +26,7 @@ from recipe.outputs import check_free
 from recipe.parsing import parse
 from recipe.progress import say
 from recipe.signals import stop_requests
-from recipe.study import STUDY, check_study, keeping, open_study, require_optuna, trials_done
+from recipe.study import STUDY, check_study, direction_of, keeping, open_study, require_optuna, trials_done
 from recipe.trainer import FreezeTrainer
 from recipe.training import prepare
 
@@ -57,7 +58,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     arguments = parse([*words, "--save_strategy=no", "--load_best_model_at_end=false", "--model_card=false"])
     args = arguments.training
     if args.eval_strategy == "no":
-        raise UserError("--eval_strategy no: a search compares accuracies; epoch is expected")
+        raise UserError("--eval_strategy no: a search compares evaluations; epoch is expected")
     folder = args.folder
     with locked(folder), stop_requests():
         best = folder / BEST
@@ -72,10 +73,11 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
             write_text(best, best_yaml(words, study))
             params, trial, tried = study.best_params, study.best_trial, study.trials
     pruned = sum(each.state.name == "PRUNED" for each in tried)
-    say(args, f"best accuracy   {trial.value:.4f} in trial {trial.number} of {len(tried)}")
+    metric = searched_by(args)
+    say(args, f"{f'best {metric}':<15} {trial.value:.4f} in trial {trial.number} of {len(tried)}")
     say(args, f"pruned          {pruned}")
     say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in params.items())}")
-    say(args, "note            validation was searched on, so this accuracy flatters the settings")
+    say(args, f"note            validation was searched on, so this {metric} flatters the settings")
     say(args, f"next            python run_freeze.py {best}")
     return params
 
@@ -89,9 +91,9 @@ def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
     optuna = require_optuna()
     trainer.hyperparameter_search(
         hp_space=search_space,
-        compute_objective=lambda metrics: metrics["eval_accuracy"],
+        compute_objective=lambda metrics: metrics[f"eval_{searched_by(trainer.args)}"],
         n_trials=max(0, trials - trials_done(study)),
-        direction="maximize",
+        direction=direction_of(trainer.args),
         backend="optuna",
         study_name=study.study_name,
         storage=storage_of(study),
@@ -101,6 +103,11 @@ def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
     )
     if not any(trial.state.name == "COMPLETE" for trial in study.trials):
         raise RunError(f"{trainer.args.output_dir}/{STUDY}: no trial ran to its end, so there are no best settings")
+
+
+def searched_by(args: TrainingArguments) -> str:
+    """--metric_for_best_model, as evaluations name it."""
+    return str(args.metric_for_best_model).removeprefix("eval_")
 
 
 def _first_weights(model: nn.Module) -> Any:
@@ -126,9 +133,11 @@ def best_yaml(words: list[str], study: Any) -> str:
             value = getattr(ours, name)
             if value != getattr(default, name):
                 values[name] = getattr(value, "value", value)
-    values |= {**study.best_params, "output_dir": f"{parse(words).training.output_dir}/best"}
+    args = parse(words).training
+    metric = searched_by(args)
+    values |= {**study.best_params, "output_dir": f"{args.output_dir}/best"}
     return (
-        f"{HEAD}{study.best_trial.number} of {len(study.trials)}: accuracy {study.best_value:.4f} on the validation\n"
+        f"{HEAD}{study.best_trial.number} of {len(study.trials)}: {metric} {study.best_value:.4f} on the validation\n"
         "# split, which was searched on, so that it flatters these settings.\n"
         + yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
     )

@@ -197,6 +197,8 @@ def test_every_number_has_a_rule_or_is_refused():
         "--dataloader_persistent_workers",
         "--early_stopping_patience=2 --eval_strategy=no",
         "--early_stopping_patience=0",
+        "--do_train=false",
+        "--eval_split=test",
         "--max_steps=0",
         "--label_smoothing_factor=1",
         "--warmup_steps=1.5",

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -99,6 +100,9 @@ def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, ca
         if not submission.exists():
             return [json.loads(line).get("id") for line in predictions], told
         assert "lines, one for each row" in told
+        assert ("; numbered from 0, since no row has an id" in told) == all(
+            "id" not in json.loads(line) for line in predictions
+        )
         assert [json.loads(line)["id"] for line in submission.read_text().splitlines()] == [
             json.loads(line).get("id", number) for number, line in enumerate(predictions)
         ]
@@ -107,6 +111,8 @@ def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, ca
     ids = [2950, 7, "q-1", 3.5]
     assert answer([{**row, "id": i} for row, i in zip(rows, ids, strict=True)]) == (ids, "")
     assert answer([{**row, "idx": i} for row, i in zip(rows, ids, strict=True)], "--no_streaming") == (ids, "")
+    masked = [{**row, "id": None, "idx": i} for row, i in zip(rows, ids, strict=True)]  # as pandas fills a column
+    assert answer(masked) == (ids, "")
     assert answer(rows) == ([None] * 4, "")
     broken = [{**row, "id": i} for i, row in enumerate(rows)]
     broken[1]["sentence2"] = " "
@@ -116,6 +122,29 @@ def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, ca
     assert "1 bad rows left out, the first:" in told
     assert "the id 5 stands twice in" in answer([{**row, "id": 5} for row in rows])[1]
     assert "1 of 4 rows of" in answer([{**rows[0], "id": 5}, {**rows[1], "id": 6}, {**rows[2], "id": 7}, rows[3]])[1]
+    assert re.search("none is written: 1 of 4 rows of .* have a label", answer([{**rows[0], "label": 1}, *rows[1:]])[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("--do_predict", "predictions.jsonl"),
+        ("--do_predict", "afqmc_predict.json"),
+        ("--do_eval", "eval_results.json"),
+    ],
+)
+def test_what_somebody_else_wrote_is_not_replaced_by_answers(model, tmp_path, asked, name):
+    command = {"--do_predict": predict, "--do_eval": evaluate}[asked]
+    given = words(model, asked, f"--output_dir={tmp_path}")
+    for content in ("mine", '{"mine": 1}', "[" * 9999):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"^--output_dir .*: {name} is there, which this command did not write"):
+            command(given)
+        assert (tmp_path / name).read_text() == content
+    (tmp_path / name).write_text("")
+    for _ in range(2):  # and what it wrote itself is
+        command(given)
+    assert (tmp_path / name).stat().st_size
 
 
 def test_a_submission_is_named_after_the_configuration():

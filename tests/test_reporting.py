@@ -29,3 +29,9 @@ def test_summary_says_when_nothing_was_learned(accuracy, verdict):
     assert ("does NOT beat" in text) is verdict
     assert "after epoch 2 (majority 0.6900)" in text
     assert text.splitlines()[-1] == "next            make eval RUN=outputs/x"
+
+
+def test_the_best_by_another_metric_is_not_called_the_best_accuracy():
+    metrics = {"eval_accuracy": 0.72, "eval_majority_baseline": 0.69, "epoch": 2.0}
+    text = format_summary(RunReport(PLAN, {}, 0.0, metrics, best_by="f1"), "outputs/x")
+    assert "accuracy        0.7200 after epoch 2, the best by f1 (majority 0.6900)" in text.splitlines()

@@ -47,3 +47,11 @@ def test_what_cannot_be_done_at_the_end_is_refused_at_the_start(arguments, tmp_p
         run(arguments("--do_train", *words))
     assert told in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_somebody_elses_predictions_are_found_before_training(arguments, tmp_path, pairs_dir):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "predictions.jsonl").write_text("mine")
+    with pytest.raises(UserError, match=r"predictions.jsonl is there, which this command did not write"):
+        run(arguments("--do_train", "--do_predict", f"--test_file={pairs_dir / 'dev.json'}"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["predictions.jsonl"]

@@ -57,6 +57,10 @@ def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monke
     (folder / "sweep.json").write_text(json.dumps(record | {"weights": "others"}))
     with pytest.raises(UserError, match=r"--model_name_or_path .*sweep.json was begun with other weights; name"):
         sweep(words, [4], [3], 0.5)
+    record["arithmetic"] |= {"mixed_precision": "bf16", "threads": 99}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"mixed precision \(--bf16, .*\) no: it was bf16 in .*sweep.json; give"):
+        sweep(words, [4], [3], 0.5)
     with pytest.raises(UserError, match=r"--learning_rate 0.01: .*sweep.json was begun with 0.0001"):
         sweep([*words, "--learning_rate=0.01"], [0], [1], 0.5)
 

@@ -59,8 +59,9 @@ def test_a_tsv_files_own_fields_tell_what_its_quotes_are(tmp_path, content, rows
 
 def test_a_row_that_is_uneven_by_either_reading_decides_nothing(tmp_path):
     path = tmp_path / "a.tsv"
-    path.write_bytes(by_pandas(HARD) + "一列\n".encode())
-    assert quoting_of(path) == "minimal"
+    for rows in (HARD, [('他说"好"', "b", "1")]):  # also where no enclosed field has a tab or a line's end
+        path.write_bytes(by_pandas(rows) + "一列\n".encode())
+        assert quoting_of(path) == "minimal"
     path.write_bytes(by_hand(LONE) + "一列\n".encode())
     assert quoting_of(path) == "none"
 

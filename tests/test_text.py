@@ -1,6 +1,6 @@
 import pytest
 
-from recipe.text import fenced, markdown, shown
+from recipe.text import fenced, markdown, shown, without_logins
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,9 @@ def test_markdown_gives_no_character_a_meaning():
 def test_a_fence_is_longer_than_what_it_holds():
     assert fenced("a ```` b", "bash") == "`````bash\na ```` b\n`````"
     assert fenced("x\x1b") == "```\nx\\x1b\n```"
+
+
+def test_no_address_is_told_with_its_password():
+    told = "cannot be fetched from https://me:secret@mirror:9/a (Errno 111: http://secret@proxy)"
+    assert without_logins(told) == "cannot be fetched from https://mirror:9/a (Errno 111: http://proxy)"
+    assert without_logins("a@b.c stands in https://host/x@y") == "a@b.c stands in https://host/x@y"

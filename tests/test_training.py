@@ -169,7 +169,7 @@ def test_a_metric_that_the_validation_split_cannot_have_is_refused(arguments, tm
 
 
 @pytest.mark.parametrize(("metric", "best"), [("eval_loss", min), ("f1", max)])
-def test_the_best_model_is_the_best_by_its_metric(arguments, tmp_path, metric, best):
+def test_the_best_model_is_the_best_by_its_metric(arguments, tmp_path, capsys, metric, best):
     words = [f"--metric_for_best_model={metric}", "--num_train_epochs=5", "--learning_rate=3e-2"]
     train(arguments(*words, "--save_total_limit=9"))
     values = history(tmp_path / "run", f"eval_{metric.removeprefix('eval_')}")
@@ -177,3 +177,4 @@ def test_the_best_model_is_the_best_by_its_metric(arguments, tmp_path, metric, b
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["epoch"] == 1 + values.index(best(values)) or values.count(best(values)) > 1
     assert results[f"eval_{metric.removeprefix('eval_')}"] == pytest.approx(best(values), abs=1e-6)
+    assert f", the best by {metric.removeprefix('eval_')} (majority" in capsys.readouterr().out

@@ -41,8 +41,20 @@ def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir,
         tune(words, 0)
 
 
+def test_a_search_is_by_the_metric_that_is_given(tiny_model, pairs_dir, tmp_path, capsys):
+    given = {"model_name_or_path": tiny_model, "data_dir": pairs_dir, "max_length": 32, "use_cpu": "true"}
+    given |= {"per_device_train_batch_size": 35, "freeze_layers": "0-2", "output_dir": tmp_path / "tune"}
+    given |= {"prefix_cache_dir": tmp_path / "cache", "metric_for_best_model": "eval_loss"}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    tune(words, 2)
+    study = optuna.load_study(study_name="freeze", storage=f"sqlite:///{tmp_path / 'tune' / 'study.db'}")
+    assert study.best_value == min(trial.value for trial in study.trials)
+    assert f"best loss       {study.best_value:.4f} in trial " in capsys.readouterr().out
+    assert f"loss {study.best_value:.4f} on the validation" in (tmp_path / "tune" / "best.yaml").read_text()
+
+
 IDENTITY = {"data": {"train": "a"}, "weights": {"frozen": "b"}, "config": {"hidden_act": "gelu"}, "labels": ["0", "1"]}
-IDENTITY |= {"tokenizer": "c", "tokenizer_options": {}}
+IDENTITY |= {"tokenizer": "c", "tokenizer_options": {}, "arithmetic": {"mixed_precision": "no"}}
 
 
 def test_a_killed_search_goes_on(arguments, tmp_path):
@@ -55,6 +67,9 @@ def test_a_killed_search_goes_on(arguments, tmp_path):
     assert [trial.state.name for trial in again.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
     assert trials_done(again) == 2  # neither a killed trial nor one that Ctrl-C stopped is done
     assert [path.name for path in tmp_path.iterdir()] == [STUDY]
+    precise = {**IDENTITY, "arithmetic": {"mixed_precision": "bf16"}}
+    with pytest.raises(UserError, match=r"study.db: a search with mixed precision \(--bf16, .*\) no instead of bf16"):
+        open_study(tmp_path, arguments(), precise)
     other = {**IDENTITY, "config": {"hidden_act": "relu"}}
     with pytest.raises(UserError, match=r"study.db: a search with other data, weights or settings of the model"):
         open_study(tmp_path, arguments(), other)
