@@ -14,7 +14,7 @@ from datasets.iterable_dataset import ExamplesIterable
 from recipe.arguments import DataArguments
 from recipe.durable import sha256_of
 from recipe.errors import UserError
-from recipe.pairs import checked, names_of_ids
+from recipe.pairs import RowRules, checked, names_of_ids
 from recipe.progress import told_while_it_lasts
 from recipe.readers import class_names, quoting_of, read_rows
 from recipe.splits import AnyDataset, Split, writing_arrow
@@ -84,13 +84,13 @@ def _open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: in
     names = args.label_names or list(files[0].ids or ("0", "1"))
     for file in files:
         names_of_ids(str(file.path), file.ids or names, names)
-    check = {"label_names": tuple(names), "labelled": name != "test", "skip": args.on_bad_row == "skip"}
+    rules = RowRules(tuple(names), name != "test", skip=args.on_bad_row == "skip")
     skipped: list[str] = []
-    found = _file_pairs(files, limit, skipped, **check)  # before Arrow is written, so that errors keep their line
+    found = _file_pairs(files, rules, limit, skipped)  # before Arrow is written, so that errors keep their line
     tally = Counter(pair["label"] for pair in found)
     rows = sum(tally.values())
     behind = None if limit is None or rows < limit else limit  # there may be more than that
-    pairs = _stream(files, behind, check) if args.streaming else _in_arrow(files, behind, check)
+    pairs = _stream(files, rules, behind) if args.streaming else _in_arrow(files, rules, behind)
     shards = len(files) if args.streaming and behind is None else 1
     fingerprint = files[0].sha256
     if len(files) > 1:
@@ -105,23 +105,23 @@ def _quotes(files: list[DataFile]) -> list[str]:
     return [f"{file.path.name}: {QUOTES[kind]}" for kind, file in kinds.items() if kind]
 
 
-def _stream(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> AnyDataset:
+def _stream(files: list[DataFile], rules: RowRules, limit: int | None) -> AnyDataset:
     """The pairs, read anew in each pass.
 
     Made as IterableDataset.from_generator makes it, but for the cache folder that that writes into HOME, which may be
     read-only. A list among the arguments is taken for shards, as the files are meant to be where all is read.
     """
     read: Sequence[DataFile] = files if limit is None else tuple(files)
-    return datasets.IterableDataset(ExamplesIterable(_numbered, {"files": read, "limit": limit, **check}))
+    return datasets.IterableDataset(ExamplesIterable(_numbered, {"files": read, "rules": rules, "limit": limit}))
 
 
-def _in_arrow(files: list[DataFile], limit: int | None, check: dict[str, Any]) -> AnyDataset:
+def _in_arrow(files: list[DataFile], rules: RowRules, limit: int | None) -> AnyDataset:
     """The pairs in Arrow's cache, found there by the bytes of the files and by how they are read."""
     kept = tuple(file._replace(state=None) for file in files)
     features = datasets.Features({name: datasets.Value(kind) for name, kind in FEATURES.items()})
     with writing_arrow():
         return datasets.Dataset.from_generator(
-            _file_pairs, features=features, gen_kwargs={"files": kept, "limit": limit, **check}
+            _file_pairs, features=features, gen_kwargs={"files": kept, "rules": rules, "limit": limit}
         )
 
 
@@ -130,7 +130,7 @@ def _numbered(**arguments: Any) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _file_pairs(
-    files: Sequence[DataFile], limit: int | None = None, skipped: list[str] | None = None, **check: Any
+    files: Sequence[DataFile], rules: RowRules, limit: int | None = None, skipped: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
     """The pairs of `files`, each with an id; `skipped` takes what was left out."""
 
@@ -139,7 +139,7 @@ def _file_pairs(
         for file in files:
             file.check()
             rows = read_rows(file.path, file.quoting or "none")
-            yield from checked(rows, [] if skipped is None else skipped, class_names=file.ids, **check)
+            yield from checked(rows, [] if skipped is None else skipped, rules._replace(class_names=file.ids))
             file.check()
 
     yield from ({"id": None, **pair} for pair in islice(every(), limit))

@@ -15,7 +15,7 @@ from recipe.arguments import DataArguments
 from recipe.data_files import FEATURES
 from recipe.errors import UserError
 from recipe.hub import patiently, require_hub
-from recipe.pairs import checked, names_of_ids
+from recipe.pairs import RowRules, checked, names_of_ids
 from recipe.progress import told_while_it_lasts
 from recipe.splits import AnyDataset, Split, writing_arrow
 
@@ -29,22 +29,22 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     source = " ".join(filter(None, [args.dataset_name, args.dataset_config_name, name]))
     rows, fingerprint = _load(args, name)
     feature = (rows.features or {}).get("label")
-    classes = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    names = args.label_names or classes or ["0", "1"]
-    check: dict[str, Any] = {"label_names": names, "labelled": name != "test", "skip": args.on_bad_row == "skip"}
-    check["class_names"] = names_of_ids(source, classes, names) if classes else None
+    classes: Sequence[str] | None = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    names = list(args.label_names or classes or ["0", "1"])
+    classes = names_of_ids(source, classes, names) if classes else None
+    rules = RowRules(names, name != "test", classes, skip=args.on_bad_row == "skip")
     known = (rows.info.splits or {}).get(name)
-    if known is not None and known.num_examples and not check["skip"]:
+    if known is not None and known.num_examples and not rules.skip:
         count = min(known.num_examples, known.num_examples if limit is None else limit)
         shards = _shards(args, rows)
         if count < known.num_examples:  # what is behind them is not read; of several shards each would be cut
             rows, shards = rows.take(count), 1
-        return Split(name, source, _pairs(rows, source, check), count, names, fingerprint, shards=shards)
+        return Split(name, source, _pairs(rows, source, rules), count, names, fingerprint, shards=shards)
     skipped: list[str] = []
     numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
     with told_while_it_lasts(f"reading {source}"):
-        tally = Counter(pair["label"] for pair in islice(checked(numbered, skipped, **check), limit))
-    count, pairs = sum(tally.values()), _pairs(rows, source, check)
+        tally = Counter(pair["label"] for pair in islice(checked(numbered, skipped, rules), limit))
+    count, pairs = sum(tally.values()), _pairs(rows, source, rules)
     shards = _shards(args, rows)
     if count == limit:
         pairs, shards = pairs.take(count), 1
@@ -55,8 +55,8 @@ def _shards(args: DataArguments, rows: AnyDataset) -> int:
     return rows.num_shards if args.streaming else 1
 
 
-def _pairs(rows: AnyDataset, source: str, check: dict[str, Any]) -> AnyDataset:
-    to_pairs = partial(_to_pairs, source=source, **check)
+def _pairs(rows: AnyDataset, source: str, rules: RowRules) -> AnyDataset:
+    to_pairs = partial(_to_pairs, source=source, rules=rules)
     options: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": rows.column_names}
     if isinstance(rows, datasets.IterableDataset):
         return rows.map(to_pairs, **options)
@@ -108,10 +108,10 @@ def _prepared(args: DataArguments) -> Cache | None:
 
 
 def _to_pairs(
-    batch: dict[str, list[Any]], indices: Sequence[int], *, source: str, **check: Any
+    batch: dict[str, list[Any]], indices: Sequence[int], *, source: str, rules: RowRules
 ) -> dict[str, list[Any]]:
     columns = list(batch)
     records = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     numbered = ((f"{source} row {index + 1}", record) for index, record in zip(indices, records, strict=True))
-    pairs = [{"id": None, **pair} for pair in checked(numbered, [], **check)]
+    pairs = [{"id": None, **pair} for pair in checked(numbered, [], rules)]
     return {key: [pair[key] for pair in pairs] for key in FEATURES}

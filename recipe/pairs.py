@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipe.errors import BadRow, UserError
 from recipe.tables import TableRow
@@ -19,42 +19,41 @@ UNSEEN = {"Cc", "Cf", "Co", "Mn", "Zl", "Zp", "Zs"}
 BLANK = "\ufffd\u115f\u1160\u2800\u3164\uffa0"
 
 
-def checked(
-    rows: Iterator[tuple[str, Any]],
-    skipped: list[str],
-    *,
-    label_names: Sequence[str],
-    labelled: bool,
-    skip: bool,
-    class_names: Sequence[str] | None = None,
-) -> Iterator[dict[str, Any]]:
+class RowRules(NamedTuple):
+    """What a row must be to count as a pair.
+
+    Attributes:
+        label_names: a label is one of these names (0 for "0" will do), or an id where no name is a number.
+        labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
+        class_names: what a label that is a whole number stands for, where the data say so (a ClassLabel).
+        skip: whether other rows are left out; else they are errors.
+    """
+
+    label_names: Sequence[str]
+    labelled: bool
+    class_names: Sequence[str] | None = None
+    skip: bool = False
+
+
+def checked(rows: Iterator[tuple[str, Any]], skipped: list[str], rules: RowRules) -> Iterator[dict[str, Any]]:
     """The rows that are pairs; the others are raised, or left out and put into `skipped`: the first one's error.
 
     The others are counted there as empty texts, since a file may have millions of them.
     """
     for where, record in rows:
         try:
-            yield check_pair(where, record, label_names, labelled, class_names)
+            yield check_pair(where, record, rules)
         except BadRow as error:
-            if not skip:
+            if not rules.skip:
                 raise
             skipped.append("" if skipped else str(error))
 
 
-def check_pair(
-    where: str,
-    record: Any,
-    label_names: Sequence[str],
-    labelled: bool,
-    class_names: Sequence[str] | None = None,
-) -> dict[str, Any]:
+def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
     """{sentence1, sentence2, label} out of one record, and its id, as JSON, where the record has one (id or idx).
 
     Args:
         where: "file:line", for the error.
-        label_names: a label is one of these names (0 for "0" will do), or an id where no name is a number.
-        labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
-        class_names: what a label that is a whole number stands for, where the data say so (a ClassLabel).
 
     Raises:
         BadRow: a key is missing or null, a sentence is empty or not text, or the label is none of the names.
@@ -64,7 +63,7 @@ def check_pair(
     if not isinstance(record, Mapping):
         raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
     pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
-    pair["label"] = _label_id(where, record, label_names, labelled, class_names)
+    pair["label"] = _label_id(where, record, rules)
     ids = [json.dumps(record[key]) for key in ("id", "idx") if _is_id(record.get(key))]
     return pair | ({"id": ids[0]} if ids else {})
 
@@ -116,13 +115,8 @@ def _seen(character: str) -> bool:
     return unicodedata.category(character) not in UNSEEN and character not in BLANK
 
 
-def _label_id(
-    where: str,
-    record: Mapping[str, Any],
-    label_names: Sequence[str],
-    labelled: bool,
-    class_names: Sequence[str] | None,
-) -> int:
+def _label_id(where: str, record: Mapping[str, Any], rules: RowRules) -> int:
+    label_names, labelled, class_names, _ = rules
     value = record.get("label")
     name = _label_name(value, label_names, class_names)
     if name in label_names:

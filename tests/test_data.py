@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from recipe.arguments import DataArguments
 from recipe.data import open_split, require_split
 from recipe.errors import UserError
-from recipe.pairs import LONGEST, UNLABELLED, check_pair, names_of_ids
+from recipe.pairs import LONGEST, UNLABELLED, RowRules, check_pair, names_of_ids
 from recipe.splits import iterate
 from recipe.training import train
 from recipe.truncation import tokenize
@@ -24,23 +24,23 @@ GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label":
 
 @pytest.mark.parametrize("label", ["1", 1])
 def test_labels_as_text_or_number(label):
-    assert check_pair("f:1", {**GOOD, "label": label}, ["0", "1"], True)["label"] == 1
+    assert check_pair("f:1", {**GOOD, "label": label}, RowRules(["0", "1"], True))["label"] == 1
 
 
 def test_named_labels_by_name_or_id():
     names = ["contradiction", "neutral", "entailment"]
-    assert check_pair("f:1", {**GOOD, "label": "entailment"}, names, True)["label"] == 2
-    assert check_pair("f:1", {**GOOD, "label": 2}, names, True)["label"] == 2
+    assert check_pair("f:1", {**GOOD, "label": "entailment"}, RowRules(names, True))["label"] == 2
+    assert check_pair("f:1", {**GOOD, "label": 2}, RowRules(names, True))["label"] == 2
 
 
 def test_labels_are_matched_by_what_a_csv_file_would_hold():
     def label(value, names, **options):
-        return check_pair("f:1", {**GOOD, "label": value}, names, True, **options)["label"]
+        return check_pair("f:1", {**GOOD, "label": value}, RowRules(names, True, **options))["label"]
 
     for value, text in [(1.0, "1.0"), (True, "true"), (True, "True"), ("1.0", "1.0"), (1, "1")]:
         assert label(value, ["no", text]) == 1
     assert label(-1, ["-1", "1"]) == 0  # a label that is called so, not a missing one
-    assert check_pair("f:1", {**GOOD, "label": "-1"}, ["-1", "1"], labelled=False)["label"] == 0
+    assert check_pair("f:1", {**GOOD, "label": "-1"}, RowRules(["-1", "1"], labelled=False))["label"] == 0
     for names in (["-1", "1"], ["0.5", "1.5"]):
         with pytest.raises(UserError, match=r"label is 0; .* is expected \(--label_names; --on_bad_row skip"):
             label(0, names)  # names that are numbers are never taken for ids
@@ -57,12 +57,12 @@ def test_labels_are_matched_by_what_a_csv_file_would_hold():
 )
 def test_a_whole_number_of_a_class_label_is_an_id(class_names, label_names, expected):
     known = names_of_ids("data", class_names, label_names)
-    found = [check_pair("f:1", {**GOOD, "label": i}, label_names, True, known)["label"] for i in (0, 1)]
+    found = [check_pair("f:1", {**GOOD, "label": i}, RowRules(label_names, True, known))["label"] for i in (0, 1)]
     assert found == expected
     for value in (len(class_names), -1):
         with pytest.raises(UserError, match=f"label is {value}"):
-            check_pair("f:1", {**GOOD, "label": value}, label_names, True, known)
-    assert check_pair("f:1", {**GOOD, "label": -1}, label_names, False, known)["label"] == UNLABELLED
+            check_pair("f:1", {**GOOD, "label": value}, RowRules(label_names, True, known))
+    assert check_pair("f:1", {**GOOD, "label": -1}, RowRules(label_names, False, known))["label"] == UNLABELLED
 
 
 def test_names_that_are_neither_the_datas_nor_as_many_are_refused():
@@ -89,13 +89,13 @@ def test_a_parquet_file_of_datasets_says_what_its_ids_stand_for(tmp_path):
 )
 def test_a_sentence_that_shows_nothing_is_no_sentence(text):
     with pytest.raises(UserError, match=r"f:1: sentence2 (has no visible character: '\\|is empty)"):
-        check_pair("f:1", {**GOOD, "sentence2": text}, ["0", "1"], True)
-    assert check_pair("f:1", {**GOOD, "sentence2": f"{text}花"}, ["0", "1"], True)["sentence2"] == f"{text}花"
+        check_pair("f:1", {**GOOD, "sentence2": text}, RowRules(["0", "1"], True))
+    assert check_pair("f:1", {**GOOD, "sentence2": f"{text}花"}, RowRules(["0", "1"], True))["sentence2"] == f"{text}花"
 
 
 @pytest.mark.parametrize("label", [None, -1, "-1", ""])
 def test_a_test_split_needs_no_labels(label):
-    assert check_pair("f:1", {**GOOD, "label": label}, ["0", "1"], False)["label"] == UNLABELLED
+    assert check_pair("f:1", {**GOOD, "label": label}, RowRules(["0", "1"], False))["label"] == UNLABELLED
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_test_split_needs_no_labels(label):
 )
 def test_a_row_that_is_no_pair_is_refused(change, told):
     with pytest.raises(UserError) as error:
-        check_pair("f.json:7", {**GOOD, **change}, ["0", "1"], True)
+        check_pair("f.json:7", {**GOOD, **change}, RowRules(["0", "1"], True))
     assert str(error.value).startswith("f.json:7: ")
     assert told in str(error.value)
 
@@ -126,7 +126,7 @@ def test_a_row_that_is_no_pair_is_refused(change, told):
 def test_a_missing_key_is_named(missing):
     record = {key: value for key, value in GOOD.items() if key != missing}
     with pytest.raises(UserError, match=f"f:1: no '{missing}' among the keys"):
-        check_pair("f:1", record, ["0", "1"], True)
+        check_pair("f:1", record, RowRules(["0", "1"], True))
 
 
 def test_bad_rows_are_errors_or_counted(tmp_path):

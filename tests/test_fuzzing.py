@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from recipe.errors import UserError
-from recipe.pairs import checked
+from recipe.pairs import RowRules, checked
 from recipe.readers import BadRow, read_rows
 from tests.utils import QUICK
 
@@ -50,7 +50,7 @@ def read(path, content, skip=False):
     """The pairs of a file, or the line that a user would see."""
     path.write_bytes(content)
     try:
-        return list(checked(read_rows(path), [], label_names=["0", "1"], labelled=True, skip=skip))
+        return list(checked(read_rows(path), [], RowRules(["0", "1"], labelled=True, skip=skip)))
     except UserError as error:
         message = str(error)
         assert str(path) in message
