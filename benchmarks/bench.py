@@ -25,7 +25,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
 from benchmarks.report import draw, print_table
-from recipe.batching import Order, StepShape, TrainBatches
+from recipe.batches.order import Order, StepShape, TrainBatches
 
 HERE = Path(__file__).parent
 BATCH, MAX_LENGTH, VOCABULARY = 32, 128, 21128

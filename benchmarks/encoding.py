@@ -12,10 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipe.arguments import ModelArguments
-from recipe.base_model import open_base
-from recipe.encoding import BATCH_TOKENS, equal_length_batches
-from recipe.loading import load_model
-from recipe.modeling import BertForPairwiseCLS
+from recipe.cache.encoding import BATCH_TOKENS, equal_length_batches
+from recipe.model.base_model import open_base
+from recipe.model.loading import load_model
+from recipe.model.modeling import BertForPairwiseCLS
 
 DEPTH = 10
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

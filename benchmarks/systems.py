@@ -126,13 +126,13 @@ def stock(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tup
 
 def recipe(system: str, work: dict[str, Any], model_dir: str, folder: str) -> tuple[Trainer, OnCommand]:
     """This recipe: f without the cache, g making it, h finding it."""
-    from recipe.base_model import open_base
-    from recipe.feeding import Prepared, build
-    from recipe.freezing import freeze
-    from recipe.loading import load_model
-    from recipe.parsing import parse
-    from recipe.splits import Split
-    from recipe.tokenizer import load_tokenizer
+    from recipe.command_line.parsing import parse
+    from recipe.data.splits import Split
+    from recipe.model.base_model import open_base
+    from recipe.model.freezing import freeze
+    from recipe.model.loading import load_model
+    from recipe.model.tokenizer import load_tokenizer
+    from recipe.training.feeding import Prepared, build
 
     arguments = parse(
         [

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.internals import use_one_gpu
-from recipe.ranks import meeting
+from recipe.system.distributed import meeting
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:

@@ -12,17 +12,17 @@ import torch
 from transformers import AutoTokenizer
 
 from recipe.arguments import FreezeArguments, ModelArguments
-from recipe.base_model import open_base
-from recipe.cache_key import make_key
-from recipe.data import open_split
-from recipe.encoding import Encoding, encode
-from recipe.freezing import freeze
-from recipe.loading import load_model
-from recipe.parsing import parse
-from recipe.ranks import Share
-from recipe.splits import iterate_batches
-from recipe.tokens import read_tokens
-from recipe.truncation import tokenize
+from recipe.batches.tokenization import tokenize
+from recipe.batches.tokens import read_tokens
+from recipe.cache.encoding import Encoding, encode
+from recipe.cache.key import make_key
+from recipe.command_line.parsing import parse
+from recipe.data.opening import open_split
+from recipe.data.splits import iterate_batches
+from recipe.model.base_model import open_base
+from recipe.model.freezing import freeze
+from recipe.model.loading import load_model
+from recipe.system.distributed import Share
 from tests.utils import make_pairs, make_tiny_model, write_jsonl
 
 torch.set_num_threads(1)

@@ -74,11 +74,11 @@ def run_child(work, folder, at):
         import torch
         import transformers.modeling_utils
 
-        import recipe.weights
+        import recipe.model.weights
 
         counter = Counter(folder, at)
         torch.save = counter.around(torch.save, 1)
-        for module in (safetensors.torch, recipe.weights, transformers.modeling_utils):
+        for module in (safetensors.torch, recipe.model.weights, transformers.modeling_utils):
             for name in ("save_file", "safe_save_file"):
                 if hasattr(module, name):
                     setattr(module, name, counter.around(getattr(module, name), 1))
@@ -96,8 +96,8 @@ def run_child(work, folder, at):
 
 def recipe_run(words):
     """The recipe's run of a command line."""
-    from recipe.parsing import parse
-    from recipe.training import train
+    from recipe.command_line.parsing import parse
+    from recipe.commands.train import train
 
     train(parse(words))
 
@@ -210,6 +210,6 @@ if __name__ == "__main__":
     import datasets  # noqa: F401  (imported once, before the forks)
     import transformers  # noqa: F401
 
-    import recipe.training  # noqa: F401
+    import recipe.commands.train  # noqa: F401
 
     main(*map(int, sys.argv[1:] or [1]))

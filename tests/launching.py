@@ -56,7 +56,7 @@ def finished(process):
 # ---- without the launcher: forked from a process that has imported everything, a second each ----
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["recipe.training", "recipe.parsing", "recipe.errors"])
+FORKS.set_forkserver_preload(["recipe.commands.train", "recipe.command_line.parsing", "recipe.errors"])
 
 
 class Ended(NamedTuple):
@@ -100,7 +100,7 @@ def _run_rank(env, folder, words, log, prepare):
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{kind}", os.O_WRONLY | os.O_CREAT), number)
     import run_freeze
-    from recipe.exiting import exit_on_error
+    from recipe.process.exiting import exit_on_error
 
     torch.set_num_threads(1)
     if prepare is not None:

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.bench import at_quantiles, epoch_batches, lengths_of
 from benchmarks.scale import write_pairs
 from recipe.arguments import DataArguments
-from recipe.data import open_split
+from recipe.data.opening import open_split
 
 
 @pytest.mark.parametrize("system", ["b", "d", "h"])

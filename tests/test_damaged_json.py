@@ -10,18 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe import reporting, resuming, sweep
-from recipe.answers import Answers
-from recipe.caches import list_caches, prune
+from recipe.checkpoints import resuming
+from recipe.checkpoints.manifest import MANIFEST, _digest, open_checkpoint, seal
+from recipe.command_line.parsing import parse
+from recipe.command_line.saved_run import saved_arguments
+from recipe.commands import sweep
+from recipe.commands.evaluate import _at_chosen_threshold
+from recipe.commands.merge_checkpoint import RECORDED, rebuild
+from recipe.commands.prefix_cache import list_caches, prune
+from recipe.commands.train import train
 from recipe.errors import Damaged, RunError, UserError
-from recipe.evaluation import _at_chosen_threshold
-from recipe.json_files import misfit
-from recipe.manifest import MANIFEST, _digest, open_checkpoint, seal
-from recipe.outputs import check_output, missing_files
-from recipe.parsing import parse
-from recipe.saved_run import saved_arguments
-from recipe.training import train
-from recipe.whole_model import RECORDED, rebuild
+from recipe.evaluation.answers import Answers
+from recipe.reporting import console as reporting
+from recipe.reporting.outputs import check_output, missing_files
+from recipe.system.json_files import misfit
 from tests.utils import QUICK
 
 DEEP = object()

@@ -7,8 +7,8 @@ import torch
 from transformers import Trainer
 
 from recipe import internals
-from recipe.one_line_parser import OneLineParser
-from recipe.trainer import FreezeTrainer
+from recipe.command_line.one_line_parser import OneLineParser
+from recipe.training.trainer import FreezeTrainer
 
 
 def test_the_trainers_private_methods_are_the_ones_that_are_overridden():

@@ -8,18 +8,18 @@ import sys
 
 import pytest
 
-from recipe import sweep
-from recipe.checkpointing import newest_good
-from recipe.durable import publish, staging_folder, whole_folder, write_json
+from recipe.cache.prefix_cache import open_cache
+from recipe.checkpoints.restoring import open_resumable
+from recipe.checkpoints.resuming import _finished_report
+from recipe.checkpoints.rotation import newest_good
+from recipe.commands import sweep
+from recipe.commands.train import train
 from recipe.errors import Missing
-from recipe.folder_lock import locked
-from recipe.json_files import read_json
-from recipe.outputs import missing_files
-from recipe.prefix_cache import open_cache
-from recipe.restoring import open_resumable
-from recipe.resuming import _finished_report
-from recipe.trainer import FreezeTrainer
-from recipe.training import train
+from recipe.reporting.outputs import missing_files
+from recipe.system.files import publish, staging_folder, whole_folder, write_json
+from recipe.system.folder_lock import locked
+from recipe.system.json_files import read_json
+from recipe.training.trainer import FreezeTrainer
 from tests.power_loss import crash, recording
 
 
@@ -95,7 +95,7 @@ def test_a_cache(arguments, tmp_path, monkeypatch, crashes):
         opened.append(args)
         return open_cache(*args)
 
-    monkeypatch.setattr("recipe.caching.open_cache", remember)
+    monkeypatch.setattr("recipe.cache.policy.open_cache", remember)
     (tmp_path / "cache").mkdir()
     with recording(tmp_path / "cache", monkeypatch) as recorder:
         train(arguments("--prefix_cache=on"))

@@ -10,10 +10,10 @@ import zipfile
 import pytest
 import torch
 
+from recipe.command_line.parsing import parse
+from recipe.commands.evaluate import evaluate
+from recipe.commands.train import train
 from recipe.errors import UserError
-from recipe.evaluation import evaluate
-from recipe.parsing import parse
-from recipe.training import train
 from tests.utils import Payload, make_pairs
 
 

@@ -4,9 +4,9 @@ import pytest
 from transformers import TrainingArguments
 
 from recipe.arguments import FreezeTrainingArguments
+from recipe.command_line.parsing import build_parser, parse
+from recipe.commands.train import train
 from recipe.errors import UserError
-from recipe.parsing import build_parser, parse
-from recipe.training import train
 from recipe.training_fields import FIXED, FREE, HIDDEN, HONOURED, REFUSED, SHADOWED, WORKS
 
 # Of each argument that works a value other than its default; those of one line are given to one run.

@@ -1,0 +1,1 @@
+"""What a stopped run goes on from, and what may have changed meanwhile."""

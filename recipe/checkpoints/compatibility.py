@@ -1,0 +1,66 @@
+"""What may be another when a run is resumed than when it began: honoured from there on, said, or refused."""
+
+from typing import Any
+
+from recipe.checkpoints.identity import as_text, default_of
+from recipe.errors import UserError
+from recipe.system.arithmetic import refuse_other_precision
+from recipe.training_fields import HONOURED
+
+UNSCALED = {"reduce_lr_on_plateau", "greedy"}  # schedules that are no function of the step alone
+
+WAY_OUT = "give the old one, name another --output_dir, or start over: --resume never"
+
+
+def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
+    """What has changed and is honoured, a line each.
+
+    Raises:
+        UserError: something has changed that a resume must not change.
+    """
+    if old["trainable"] != new["trainable"]:
+        raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")
+    changed = []
+    for name, now in sorted(new["arguments"].items()):
+        before = old["arguments"][name] if name in old["arguments"] else default_of(name)  # a flag that is newer
+        flag = name.rpartition(".")[2]
+        if before == now:
+            continue
+        if flag not in HONOURED:
+            raise UserError(f"--{flag} {as_text(now)}: it was {as_text(before)} in {where}; {WAY_OUT}")
+        if new["arguments"]["training.lr_scheduler_type"] in UNSCALED:
+            raise UserError(f"--{flag} {as_text(now)}: {where} has another, and this schedule cannot change; {WAY_OUT}")
+        changed.append(f"--{flag} {as_text(now)} from here on; it was {as_text(before)} in {where}")
+    if old["processes"] != new["processes"]:
+        raise UserError(f"{new['processes']} processes: there were {old['processes']} in {where}; {WAY_OUT}")
+    refuse_other_precision(old.get("arithmetic", {}), new["arithmetic"], where, WAY_OUT)
+    if old["labels"] != new["labels"]:
+        raise UserError(f"labels {as_text(new['labels'])}: they were {as_text(old['labels'])} in {where}; {WAY_OUT}")
+    for split in sorted(old["data"].keys() | new["data"].keys()):
+        _same_bytes(f"the {split} data", old["data"].get(split), new["data"].get(split), where)
+    for part in ("frozen", "trained"):
+        _same_bytes("the weights of --model_name_or_path", old["weights"][part], new["weights"][part], where)
+    _same_bytes("its tokenizer", old["tokenizer"], new["tokenizer"], where)
+    for part, what in (("config", "its config.json"), ("tokenizer_options", "its tokenizer")):
+        _same_settings(what, old.get(part, {}), new[part], where)
+    return changed
+
+
+def _same_settings(what: str, old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+    for name in sorted(old.keys() & new.keys()):
+        if old[name] != new[name]:
+            raise UserError(f"{what}: {name} {as_text(new[name])}: it was {as_text(old[name])} in {where}; {WAY_OUT}")
+
+
+def _same_bytes(what: str, old: str | None, new: str | None, where: str) -> None:
+    if old != new:
+        texts = [value[:12] if value else "none" for value in (new, old)]
+        raise UserError(f"{what} (sha256 {texts[0]}): sha256 {texts[1]} in {where}; {WAY_OUT}")
+
+
+def _freezing(old: dict[str, Any], new: dict[str, Any]) -> str:
+    for name in ("freeze_layers", "freeze_embeddings", "freeze_modules", "unfreeze_modules"):
+        before, now = old["freezing"][name], new["freezing"][name]
+        if before != now:
+            return f"--{name} {as_text(now)}: it was {as_text(before)}"
+    return "the model"

@@ -1,0 +1,171 @@
+"""Which checkpoint a run goes on from, and what may be another then than when the run began."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipe import file_names
+from recipe.arguments import FreezeTrainingArguments, RecipeArguments
+from recipe.cache.prefix_state import PrefixState, recorded_state
+from recipe.checkpoints.compatibility import WAY_OUT, compare
+from recipe.checkpoints.identity import IDENTITY
+from recipe.checkpoints.manifest import Checkpoint
+from recipe.checkpoints.restoring import open_resumable
+from recipe.checkpoints.rotation import (
+    checkpoint_folders,
+    clean,
+    linked_checkpoints,
+    newest_good,
+    rotate,
+    step_of,
+    strangers,
+)
+from recipe.errors import Damaged, UserError
+from recipe.system.arithmetic import other_arithmetic
+from recipe.system.distributed import first_on_machine, from_all_ranks, together
+from recipe.system.files import sha256_of
+from recipe.system.json_files import read_json
+
+
+class Resume(NamedTuple):
+    """What a run goes on from: a checkpoint, or nothing; `finished` where there is nothing left to do."""
+
+    checkpoint: Checkpoint | None = None
+    finished: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Steps behind it: -1 for nothing, more than any run has where there is nothing left to do."""
+        return sys.maxsize if self.finished else self.checkpoint.step if self.checkpoint else -1
+
+
+def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> Resume:
+    """What --resume says to go on from; folders that are no good checkpoints are removed. Every rank must call this.
+
+    Where each machine keeps checkpoints of its own, it is the newest that is good on all of them.
+
+    Args:
+        rows: pairs in the training split.
+
+    Raises:
+        UserError: --resume names no good checkpoint, or what may not change has changed.
+    """
+    args, limit = arguments.training, sys.maxsize
+    while True:
+        mine = together(args, lambda: _find(arguments, identity, rows, limit) if args.should_save else None)  # noqa: B023
+        found = from_all_ranks(args, mine)
+        if found[0] is not None and found[0].finished:  # the model is the first rank's to write
+            break
+        steps = {look.step for look in found if look is not None}
+        if len(steps) == 1:
+            break
+        limit = min(steps)
+    ours = found[first_on_machine(args)]
+    look = found[0] if ours is None or found[0].finished else ours
+    if args.should_save:
+        _tidy(args, look)
+    return look
+
+
+def _find(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
+    """`_look`, and a check that no link is in the way of a checkpoint that is to be saved."""
+    found = _look(arguments, identity, rows, limit)
+    for link in linked_checkpoints(arguments.training.folder):
+        if found.step < step_of(link) and _saves_at(step_of(link), arguments, rows):
+            raise UserError(f"{link}: a link, which is not followed, where a checkpoint is to be saved; move it away")
+    return found
+
+
+def _saves_at(step: int, arguments: RecipeArguments, rows: int) -> bool:
+    args, last = arguments.training, arguments.training.total_steps(rows)
+    if args.save_strategy in ("no", "best"):
+        return step <= last and args.save_strategy == "best"
+    every = args.save_steps if args.save_steps >= 1 else math.ceil(last * args.save_steps)
+    each = args.steps_per_epoch(rows) if args.save_strategy == "epoch" else int(every)
+    return step == last or (step < last and step % each == 0)
+
+
+def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
+    """What this machine's output_dir has to go on from, of at most `limit` steps."""
+    args = arguments.training
+    folder = args.folder
+    foreign = strangers(folder)
+    if foreign:
+        raise UserError(f"--output_dir {folder}: {foreign[0]} is another program's; name another --output_dir")
+    if args.resume == "never" or limit < 0:
+        return Resume()
+    if args.resume != "auto":
+        named = _named(Path(args.resume), folder, identity, arguments, rows)
+        if named.step > limit:
+            raise UserError(f"--resume {args.resume}: the machines have checkpoints of different steps there")
+        return named
+    report = _finished_report(folder)
+    if report is not None:
+        changed = compare(report["identity"], identity, str(folder / file_names.RUN))
+        if not changed:
+            return Resume(finished=True)
+    checkpoint, complaints = newest_good(folder, limit, open_resumable)
+    if checkpoint is None and report is not None:
+        raise UserError(f"{changed[0]}, and no checkpoint of it is left to go on from; {WAY_OUT}")
+    if checkpoint is None:
+        return Resume(notes=tuple(complaints))
+    changed = compare(checkpoint.manifest["identity"], identity, str(checkpoint.folder))
+    _refuse_past_end(checkpoint, arguments, rows, changed)
+    return Resume(checkpoint, notes=(*complaints, *changed, *_arithmetic(checkpoint, identity)))
+
+
+def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: RecipeArguments, rows: int) -> Resume:
+    try:
+        checkpoint = open_resumable(path)
+    except Damaged as damage:
+        raise UserError(
+            f"--resume {path}: {damage}; 'auto', 'never' or a good checkpoint-N folder is expected"
+        ) from None
+    if path.resolve().parent != output_dir.resolve() and checkpoint_folders(output_dir):
+        raise UserError(f"--resume {path}: --output_dir {output_dir} has checkpoints of its own; name an empty one")
+    changed = compare(checkpoint.manifest["identity"], identity, str(path))
+    _refuse_past_end(checkpoint, arguments, rows, changed)
+    return Resume(checkpoint, notes=(*changed, *_arithmetic(checkpoint, identity)))
+
+
+def _arithmetic(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
+    before = checkpoint.manifest["identity"].get("arithmetic", {})
+    return other_arithmetic(before, identity["arithmetic"], str(checkpoint.folder))
+
+
+def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
+    """Remove what a killed run left half-written, and the checkpoints behind the one to go on from."""
+    folder = args.folder
+    clean(folder, resume.step)
+    if resume.checkpoint is not None and args.resume == "auto":  # where a kill came before it
+        rotate(folder, args.save_total_limit, resume.checkpoint.state().get("best_global_step"))
+
+
+def _finished_report(folder: Path) -> dict[str, Any] | None:
+    """run.json of a run that ended, where the model that it speaks of is there, byte for byte."""
+    try:
+        report = read_json(folder / file_names.RUN, {"identity": IDENTITY, "model_sha256": str})
+        return report if sha256_of(folder / file_names.MODEL) == report["model_sha256"] else None
+    except (OSError, Damaged):
+        return None
+
+
+def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:
+    """Check that the frozen prefix comes to the tail as it did before: from the same kind of cache, or from none.
+
+    Raises:
+        UserError: it does not.
+    """
+    before = recorded_state(checkpoint.manifest["prefix"])
+    if before != prefix:
+        raise UserError(f"prefix cache {prefix}: it was {before} in {checkpoint.folder}; {WAY_OUT}")
+
+
+def _refuse_past_end(checkpoint: Checkpoint, arguments: RecipeArguments, rows: int, changed: list[str]) -> None:
+    """A changed rate or schedule that no step would be left for must not be taken for honoured."""
+    last = arguments.training.total_steps(rows)
+    if changed and checkpoint.step >= last:
+        line = changed[0].replace(" from here on;", ":")
+        raise UserError(f"{line}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")

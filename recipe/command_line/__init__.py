@@ -1,0 +1,1 @@
+"""A command line, or a YAML file, as arguments that fit each other."""

@@ -1,0 +1,94 @@
+"""Flags of other versions of the Trainer and of other scripts, by what does their work here."""
+
+import difflib
+from collections.abc import Iterable
+
+from recipe.training_fields import HIDDEN
+
+_BATCH = "--per_device_train_batch_size"
+_EVAL_BATCH = "--per_device_eval_batch_size"
+_FILES = "HF_HOME in the environment says where the Hub's files are kept; --prefix_cache_dir where prefix caches are"
+
+INSTEAD = {
+    "no_cuda": "--use_cpu",
+    "device": "--use_cpu, or CUDA_VISIBLE_DEVICES in the environment",
+    "use_mps_device": "nothing: an accelerator that is there is used, unless --use_cpu says otherwise",
+    "overwrite_output_dir": "--resume never, which starts over and removes the checkpoints in --output_dir",
+    "train_batch_size": _BATCH,
+    "eval_batch_size": _EVAL_BATCH,
+    "per_gpu_train_batch_size": _BATCH,
+    "per_gpu_eval_batch_size": _EVAL_BATCH,
+    "batch_size": _BATCH,
+    "group_by_length": "nothing: pairs of like length always go together",
+    "logging_dir": "TENSORBOARD_LOGGING_DIR in the environment",
+    "evaluation_strategy": "--eval_strategy",
+    "evaluate_during_training": "--eval_strategy",
+    "warmup_ratio": "--warmup_steps, which takes a share of the steps too, such as 0.1",
+    "warmup_proportion": "--warmup_steps, which takes a share of the steps too, such as 0.1",
+    "adafactor": "--optim adafactor",
+    "fp16_backend": "--fp16",
+    "half_precision_backend": "--fp16",
+    "fp16_opt_level": "--fp16",
+    "jit_mode_eval": "nothing; python -m recipe.commands.export makes a faster model",
+    "torchdynamo": "--compile_tail on",
+    "sharded_ddp": "accelerate launch --config_file configs/accelerate/zero2.yaml",
+    "tpu_num_cores": "accelerate launch",
+    "dispatch_batches": "nothing: the recipe divides its batches among processes itself",
+    "split_batches": "nothing: the recipe divides its batches among processes itself",
+    "save_safetensors": "nothing: weights are always saved as safetensors",
+    "include_tokens_per_second": "nothing: pairs and tokens a second are printed",
+    "include_inputs_for_metrics": "--do_predict, which writes each pair beside its answer",
+    "push_to_hub_model_id": "--hub_model_id",
+    "push_to_hub_organization": "--hub_model_id OWNER/NAME",
+    "push_to_hub_token": "--hub_token, or HF_TOKEN in the environment",
+    "use_auth_token": "HF_TOKEN in the environment",
+    "token": "HF_TOKEN in the environment",
+    "lr": "--learning_rate",
+    "epochs": "--num_train_epochs",
+    "num_epochs": "--num_train_epochs",
+    "max_seq_length": "--max_length",
+    "max_seq_len": "--max_length",
+    "pad_to_max_length": "nothing: batches are padded to their longest pair",
+    "task_name": "--dataset_name and --dataset_config_name",
+    "dataset": "--dataset_name, or --data_dir for files",
+    "dataset_path": "--data_dir",
+    "train_data_file": "--train_file",
+    "eval_data_file": "--validation_file",
+    "eval_file": "--validation_file",
+    "dev_file": "--validation_file",
+    "num_labels": "--label_names, in the order of their ids",
+    "max_predict_samples": "nothing: --do_predict answers all of the test split",
+    "model": "--model_name_or_path",
+    "model_name": "--model_name_or_path",
+    "model_path": "--model_name_or_path",
+    "config_name": "--model_name_or_path, whose config.json is read",
+    "tokenizer_name": "--model_name_or_path, whose tokenizer is read",
+    "use_fast_tokenizer": "nothing: the tokenizer is always the fast one",
+    "do_lower_case": "nothing: the tokenizer's own files say it",
+    "trust_remote_code": "nothing: no code beside a model is run",
+    "torch_dtype": "--dtype",
+    "cache_dir": _FILES,
+    "overwrite_cache": "make clean-cache; a prefix cache is only read where its weights and data are the same",
+    "early_stopping": "--early_stopping_patience",
+}
+
+
+def hint(flag: str, known: Iterable[str]) -> str:
+    """What to give in place of an unknown flag, as the end of a sentence; an empty string where nothing is like it.
+
+    Args:
+        flag: its name, with dashes before it or without, as the names in `known` are.
+    """
+    name = flag.lstrip("-").replace("-", "_")
+    names: dict[str, str] = {}
+    for each in known:  # --learning_rate stands before --learning-rate
+        names.setdefault(each.lstrip("-").replace("-", "_"), each)
+    if name in INSTEAD:
+        return f"; what does it here is {INSTEAD[name]}"
+    if name in HIDDEN:
+        return f"; it is no flag here: {HIDDEN[name]}"
+    positive = name.removeprefix("no_")
+    if positive != name and positive in names:
+        return f"; did you mean '--{positive} false'?"
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    return f"; did you mean {names[match[0]]!r}?" if match else "; --help lists what there is"

@@ -1,0 +1,66 @@
+"""What a saved model was trained on, from its run.json, as defaults to evaluate it with.
+
+The file may come from elsewhere: only the data's arguments are taken from it, each of its own type.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from recipe.arguments import DataArguments
+from recipe.errors import Damaged, Missing, UserError
+from recipe.file_names import RUN
+from recipe.system.json_files import read_json
+
+FILES = ("data_dir", "train_file", "validation_file", "test_file")
+
+
+def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The model to evaluate, by default the newest run, and the data arguments it was trained with.
+
+    Args:
+        values: what was given, by name.
+
+    Raises:
+        UserError: there is no run, or its record is damaged.
+    """
+    name = values.get("model_name_or_path")
+    if name is None:
+        runs = sorted(Path("outputs").glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime)
+        if not runs:
+            flag = "--do_eval" if values.get("do_eval") else "--do_predict"
+            raise UserError(f"{flag}: no finished run in outputs/; make one first: make demo")
+        name = str(runs[-1].parent)
+    found: dict[str, Any] = {"model_name_or_path": name}
+    if not Path(name).is_dir():
+        return found
+    saved = _data_arguments(Path(name) / RUN)
+    if any(values.get(key) for key in FILES):  # files that are named replace all of those that the run was trained on
+        saved = {key: value for key, value in saved.items() if key not in FILES}
+    return {**found, "output_dir": name, **saved}
+
+
+def _data_arguments(path: Path) -> dict[str, Any]:
+    shapes = {name: _shape(kind) for name, kind in get_type_hints(DataArguments).items()}
+    try:
+        record = read_json(path, {"arguments": {"data": {f"{name}?": shape for name, shape in shapes.items()}}})
+    except Missing:
+        return {}
+    except Damaged as damage:
+        raise UserError(f"{damage}; move it away, and name the data: --data_dir, --label_names") from None
+    data = record["arguments"]["data"]
+    for field in dataclasses.fields(DataArguments):
+        choices, value = field.metadata.get("choices"), data.get(field.name)
+        if choices and value is not None and value not in choices:
+            raise UserError(
+                f"{path}: arguments.data.{field.name} is {value!r}; one of {', '.join(choices)} is expected"
+            )
+    return {name: data[name] for name in shapes if data.get(name) is not None}
+
+
+def _shape(kind: Any) -> Any:
+    """A type hint as `json_files` writes it."""
+    if get_args(kind) and get_args(kind)[0] is str and kind == list[str]:
+        return [str]
+    return tuple(_shape(each) for each in get_args(kind)) if get_args(kind) else None if kind is type(None) else kind

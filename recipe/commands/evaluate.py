@@ -1,0 +1,123 @@
+"""A saved model's scores on a labelled split, with intervals, and beside another model's."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from recipe.arguments import ModelArguments, RecipeArguments
+from recipe.commands.predict import answer
+from recipe.data.opening import require_split
+from recipe.data.pairs import UNLABELLED
+from recipe.data.splits import Split, iterate
+from recipe.errors import Damaged, Missing, UserError
+from recipe.evaluation.answers import Answers
+from recipe.evaluation.metrics import accuracy_at, mcnemar, score
+from recipe.file_names import SCORES
+from recipe.model.loading import check_labels, load_fine_tuned
+from recipe.model.modeling import BertForPairwiseCLS
+from recipe.process.progress import say
+from recipe.reporting.console import format_evaluation
+from recipe.reporting.outputs import check_answers, check_writable
+from recipe.system.files import write_json
+from recipe.system.json_files import read_json
+
+
+def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
+    """Scores of a fine-tuned model, by the Trainer's names (eval_accuracy, ...), printed and written to output_dir.
+
+    To eval_results.json for the validation split, to eval_results_test.json and the like for another.
+
+    Raises:
+        UserError: the model has no classifier, its labels are not the data's, or the data have none.
+    """
+    args, name = arguments.training, arguments.data.eval_split or "validation"
+    folder = args.folder
+    results = SCORES if name == "validation" else f"eval_results_{name}.json"
+    if args.process_index == 0:
+        check_writable(folder)
+        check_answers(folder, [results])
+    split, answers, others = _answers(arguments)
+    metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
+    metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
+    metrics |= {"eval_split": name, "eval_source": split.source}
+    if name != "validation":
+        metrics |= _at_chosen_threshold(args, folder, answers)
+    if others is not None:
+        tested = mcnemar(answers.right, others.right)
+        metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
+    if args.process_index > 0:
+        return metrics
+    path = folder / results
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, metrics)
+    for line in [*split.left_out(), *split.notes]:
+        say(args, f"note: {line}")
+    say(args, format_evaluation(metrics, arguments.model, list(split.label_names)))
+    say(args, f"results         {path}\nnext            make predict RUN={arguments.model.model_name_or_path}")
+    return metrics
+
+
+def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None]:
+    """The split, and to it the answers of the model and of the one that --against names, both loaded before."""
+    model, tokenizer = load_fine_tuned(arguments)
+    other = open_against(arguments)
+    split = open_labelled(arguments)
+    check_labels(model, split, arguments.model.model_name_or_path)
+    if other is None:
+        return split, answer(arguments, model, tokenizer, split), None
+    with _naming_against():
+        check_labels(other[0], split, arguments.model.against)
+    return split, answer(arguments, model, tokenizer, split), answer(arguments, *other, split)
+
+
+def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:
+    """The model that --against names, with its tokenizer; None where it names none.
+
+    Raises:
+        UserError: it is no model that this recipe saved.
+    """
+    name = arguments.model.against
+    if name is None:
+        return None
+    with _naming_against():
+        return load_fine_tuned(arguments._replace(model=ModelArguments(model_name_or_path=name)))
+
+
+@contextlib.contextmanager
+def _naming_against() -> Iterator[None]:
+    """Let an error name the flag that was given."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--model_name_or_path", "--against", 1)) from error
+
+
+def open_labelled(arguments: RecipeArguments) -> Split:
+    """The split that is to be scored.
+
+    Raises:
+        UserError: there is none, or it has pairs without a label.
+    """
+    split = require_split(arguments.data, arguments.data.eval_split or "validation")
+    if any(pair["label"] == UNLABELLED for pair in iterate(split.pairs)):
+        raise UserError(f"{split.source}: has pairs without a label, which cannot be scored; --do_predict answers them")
+    return split
+
+
+def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers) -> dict[str, Any]:
+    """Accuracy at the threshold that an earlier evaluation chose on the validation split; a split's own is no score."""
+    try:
+        told = read_json(folder / SCORES, {"eval_best_threshold?": float})
+    except Missing:
+        return {}
+    except Damaged as damage:
+        say(args, f"note: the threshold that validation chose is not known: {damage}")
+        return {}
+    threshold = told.get("eval_best_threshold")
+    if threshold is None:
+        return {}
+    at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)
+    return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}

@@ -1,0 +1,117 @@
+"""Sentence pairs from a data set on the Hub, or from the copy of it that an earlier run has prepared."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import datasets
+import pyarrow
+from datasets.packaged_modules.cache.cache import Cache
+
+from recipe.arguments import DataArguments
+from recipe.data.data_files import FEATURES
+from recipe.data.pairs import RowRules, checked, names_of_ids
+from recipe.data.splits import AnyDataset, Split, writing_arrow
+from recipe.errors import UserError
+from recipe.process.progress import told_while_it_lasts
+from recipe.system.hub import patiently, require_hub
+
+
+def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
+    """The split `name` of the data set, at most `limit` pairs of it; its rows are counted from its metadata, if it may.
+
+    Raises:
+        UserError: there is no such data, it cannot be reached, or a row is no pair (under --on_bad_row error).
+    """
+    source = " ".join(filter(None, [args.dataset_name, args.dataset_config_name, name]))
+    rows, fingerprint = _load(args, name)
+    feature = (rows.features or {}).get("label")
+    classes: Sequence[str] | None = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    names = list(args.label_names or classes or ["0", "1"])
+    classes = names_of_ids(source, classes, names) if classes else None
+    rules = RowRules(names, name != "test", classes, skip=args.on_bad_row == "skip")
+    known = (rows.info.splits or {}).get(name)
+    if known is not None and known.num_examples and not rules.skip:
+        count = min(known.num_examples, known.num_examples if limit is None else limit)
+        shards = _shards(args, rows)
+        if count < known.num_examples:  # what is behind them is not read; of several shards each would be cut
+            rows, shards = rows.take(count), 1
+        return Split(name, source, _pairs(rows, source, rules), count, names, fingerprint, shards=shards)
+    skipped: list[str] = []
+    numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
+    with told_while_it_lasts(f"reading {source}"):
+        tally = Counter(pair["label"] for pair in islice(checked(numbered, skipped, rules), limit))
+    count, pairs = sum(tally.values()), _pairs(rows, source, rules)
+    shards = _shards(args, rows)
+    if count == limit:
+        pairs, shards = pairs.take(count), 1
+    return Split(name, source, pairs, count, names, fingerprint, skipped, tally, shards)
+
+
+def _shards(args: DataArguments, rows: AnyDataset) -> int:
+    return rows.num_shards if args.streaming else 1
+
+
+def _pairs(rows: AnyDataset, source: str, rules: RowRules) -> AnyDataset:
+    to_pairs = partial(_to_pairs, source=source, rules=rules)
+    options: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": rows.column_names}
+    if isinstance(rows, datasets.IterableDataset):
+        return rows.map(to_pairs, **options)
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in FEATURES.items()})
+    with writing_arrow():
+        return rows.map(to_pairs, features=features, **options)
+
+
+def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
+    flag = f"--dataset_name {args.dataset_name}"
+    # Parquet that pyarrow reads through a Python file may keep the interpreter from ending (apache/arrow#50482)
+    pyarrow.set_cpu_count(1)
+    copy = _prepared(args)
+    online = require_hub("--dataset_name", args.dataset_name, "dataset", cached=copy is not None)
+    try:
+        builder: Any = patiently(lambda: _builder(args)) if online else copy
+        if not args.streaming:
+            patiently(builder.download_and_prepare)
+        rows = builder.as_streaming_dataset(split=name) if args.streaming else builder.as_dataset(split=name)
+    except Exception as error:  # DatasetNotFoundError, ValueError, FileNotFoundError, ...: each says what is missing
+        raise UserError(f"{flag}: {' '.join(str(error).split())[:200]}") from error
+    missing = {"sentence1", "sentence2"} - set(rows.column_names or ["sentence1", "sentence2"])
+    if missing:
+        raise UserError(f"{flag}: no column {sorted(missing)[0]!r}; it has {', '.join(rows.column_names)}")
+    # the revision, which the Hub and a copy of it have in common
+    said = [builder.hash or str((builder.config.data_files or {}).get(name)), builder.config.name, name]
+    return rows, hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def _builder(args: DataArguments) -> datasets.DatasetBuilder:
+    return datasets.load_dataset_builder(args.dataset_name, args.dataset_config_name or None)
+
+
+def _prepared(args: DataArguments) -> Cache | None:
+    """The newest copy that --no_streaming has left in Arrow's cache: what `load_dataset` falls back to offline.
+
+    Asked for by itself, since `load_dataset` first tries for most of a minute to reach the Hub.
+    """
+    try:
+        return Cache(
+            repo_id=args.dataset_name,
+            dataset_name=args.dataset_name.split("/")[-1],
+            config_name=args.dataset_config_name or None,
+            version="auto",
+            hash="auto",
+        )
+    except (OSError, ValueError, KeyError):  # there is none, or it is damaged
+        return None
+
+
+def _to_pairs(
+    batch: dict[str, list[Any]], indices: Sequence[int], *, source: str, rules: RowRules
+) -> dict[str, list[Any]]:
+    columns = list(batch)
+    records = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    numbered = ((f"{source} row {index + 1}", record) for index, record in zip(indices, records, strict=True))
+    pairs = [{"id": None, **pair} for pair in checked(numbered, [], rules)]
+    return {key: [pair[key] for pair in pairs] for key in FEATURES}

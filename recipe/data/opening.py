@@ -1,0 +1,60 @@
+"""Sentence pairs from the Hub or from files: checked row by row, tokenised by `map`, streamed or kept in Arrow."""
+
+from pathlib import Path
+
+from recipe.arguments import DataArguments
+from recipe.data.data_files import check_shards, open_files
+from recipe.data.hub_dataset import open_hub
+from recipe.data.readers import SPLITS, find_split, named_files
+from recipe.data.splits import Split
+from recipe.errors import UserError
+
+
+def open_split(args: DataArguments, name: str) -> Split | None:
+    """The split `name` (train, validation or test), its rows counted; None where files were named and none is for it.
+
+    Rows are counted from the Hub's metadata, else by one pass that checks them all, as far as the split's limit goes
+    (--max_train_samples, --max_eval_samples): what stands behind it is not read.
+
+    Raises:
+        UserError: there is no such data, it cannot be reached, or a row is no pair (under --on_bad_row error).
+    """
+    limit = {"train": args.max_train_samples, "validation": args.max_eval_samples}.get(name)
+    paths = _split_paths(args, name)
+    if paths:
+        return open_files(args, paths, name, limit)
+    return None if _reads_files(args) else open_hub(args, name, limit)
+
+
+def _reads_files(args: DataArguments) -> bool:
+    return any([args.data_dir, args.train_file, args.validation_file, args.test_file])
+
+
+def _split_paths(args: DataArguments, name: str) -> list[Path]:
+    named = getattr(args, f"{name}_file")
+    if named is not None:
+        return named_files(f"--{name}_file", named)
+    found = find_split(Path(args.data_dir), name) if args.data_dir else []
+    check_shards(args.data_dir, found)
+    return found
+
+
+def require_split(args: DataArguments, name: str) -> Split:
+    """`open_split`, where a missing or empty split is an error that names the files that would hold it."""
+    split = open_split(args, name)
+    if split is None:
+        place = f"--data_dir {args.data_dir}: no {name} split in it" if args.data_dir else f"--{name}_file: not given"
+        expected = f"{name}.json (or .jsonl, .csv, .tsv, .parquet, plain or .gz) is expected"
+        raise UserError("; ".join([place, *_near_misses(args, name), expected]))
+    if split.rows == 0:
+        raise UserError("; ".join([f"{split.source}: no sentence pairs in it", *split.left_out()]))
+    return split
+
+
+def _near_misses(args: DataArguments, name: str) -> list[str]:
+    """What in --data_dir has the split's name and a form that is not read, such as train.txt or train.zip."""
+    if not args.data_dir:
+        return []
+    names = (*SPLITS[name], "val") if name == "validation" else SPLITS[name]
+    found = [path.name for path in sorted(Path(args.data_dir).iterdir()) if path.name.lower().startswith(names)]
+    return [f"{', '.join(found[:3])[:120]} is there, which is none of the forms that are read"] if found else []

@@ -1,0 +1,152 @@
+"""What a sentence pair is: every record is checked, and one that is none is an error with its place."""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from recipe.data.tables import TableRow
+from recipe.errors import BadRow, UserError
+
+UNLABELLED = -1
+HALF = re.compile("[\ud800-\udfff]")
+LONGEST = 1_000_000  # characters of a sentence; the tokenizer takes 0.5 kB for each
+# Categories that BERT's normaliser removes or that take no ink: controls, formats (zero-width space, BOM, soft hyphen),
+# private use, white space, marks on no letter; and characters that other categories hide.
+UNSEEN = {"Cc", "Cf", "Co", "Mn", "Zl", "Zp", "Zs"}
+BLANK = "\ufffd\u115f\u1160\u2800\u3164\uffa0"
+
+
+class RowRules(NamedTuple):
+    """What a row must be to count as a pair.
+
+    Attributes:
+        label_names: a label is one of these names (0 for "0" will do), or an id where no name is a number.
+        labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
+        class_names: what a label that is a whole number stands for, where the data say so (a ClassLabel).
+        skip: whether other rows are left out; else they are errors.
+    """
+
+    label_names: Sequence[str]
+    labelled: bool
+    class_names: Sequence[str] | None = None
+    skip: bool = False
+
+
+def checked(rows: Iterator[tuple[str, Any]], skipped: list[str], rules: RowRules) -> Iterator[dict[str, Any]]:
+    """The rows that are pairs; the others are raised, or left out and put into `skipped`: the first one's error.
+
+    The others are counted there as empty texts, since a file may have millions of them.
+    """
+    for where, record in rows:
+        try:
+            yield check_pair(where, record, rules)
+        except BadRow as error:
+            if not rules.skip:
+                raise
+            skipped.append("" if skipped else str(error))
+
+
+def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
+    """{sentence1, sentence2, label} out of one record, and its id, as JSON, where the record has one (id or idx).
+
+    Args:
+        where: "file:line", for the error.
+
+    Raises:
+        BadRow: a key is missing or null, a sentence is empty or not text, or the label is none of the names.
+    """
+    if isinstance(record, BadRow):
+        raise record
+    if not isinstance(record, Mapping):
+        raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
+    pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
+    pair["label"] = _label_id(where, record, rules)
+    ids = [json.dumps(record[key]) for key in ("id", "idx") if _is_id(record.get(key))]
+    return pair | ({"id": ids[0]} if ids else {})
+
+
+def _is_id(value: Any) -> bool:
+    return (isinstance(value, (str, int)) and value != "") or (isinstance(value, float) and math.isfinite(value))
+
+
+def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
+    """What the ids of a ClassLabel stand for among `label_names`: its own names, or new names in the same order.
+
+    Raises:
+        UserError: some of its names are among `label_names` and others are not, or there are more or fewer.
+    """
+    if set(class_names) <= set(label_names) or set(label_names) <= set(class_names):
+        return class_names
+    if len(class_names) == len(label_names) and not set(class_names) & set(label_names):
+        return label_names
+    raise UserError(
+        f"--label_names {' '.join(label_names)}: {source} has the labels {' '.join(class_names)[:200]}; "
+        "these, or as many other names in the same order, are expected"
+    )
+
+
+def _missing(where: str, key: str, record: Mapping[str, Any]) -> BadRow:
+    header = " (line 1 is read as the column names)" if isinstance(record, TableRow) else ""
+    if header and len(record) == 1:  # separated by something else
+        header = " (line 1 is read as the column names, between commas in a .csv file and tabs in a .tsv file)"
+    return BadRow(f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}{header}")
+
+
+def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
+    if key not in record:
+        raise _missing(where, key, record)
+    value = record[key]
+    if not isinstance(value, str):
+        raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
+    if not any(map(_seen, value)):
+        raise BadRow(f"{where}: {key} " + (f"has no visible character: {value!a:.40}" if value.strip() else "is empty"))
+    if half := HALF.search(value):
+        what = "a byte that is not UTF-8" if "\udc80" <= half[0] <= "\udcff" else "half a character (a lone surrogate)"
+        raise BadRow(f"{where}: {key} holds {what}: {value!r:.40}")
+    if len(value) > LONGEST:
+        raise BadRow(f"{where}: {key} has {len(value):,} characters; at most {LONGEST:,} are expected")
+    return value
+
+
+def _seen(character: str) -> bool:
+    return unicodedata.category(character) not in UNSEEN and character not in BLANK
+
+
+def _label_id(where: str, record: Mapping[str, Any], rules: RowRules) -> int:
+    label_names, labelled, class_names, _ = rules
+    value = record.get("label")
+    name = _label_name(value, label_names, class_names)
+    if name in label_names:
+        return label_names.index(name)
+    if not labelled and (value is None or str(value) in ("-1", "")):
+        return UNLABELLED
+    if "label" not in record:
+        raise _missing(where, "label", record)
+    expected = " or ".join(label_names) if len(label_names) < 6 else f"one of {len(label_names)} names"
+    ways = "--label_names; --on_bad_row skip leaves such rows out"
+    raise BadRow(f"{where}: label is {value!r:.40}; {expected} is expected ({ways})")
+
+
+def _label_name(value: Any, label_names: Sequence[str], class_names: Sequence[str] | None) -> str:
+    """The name that a label is given by: as text, as a number or truth value, or as an id; else an empty string."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if class_names is not None and whole:
+        return class_names[value] if 0 <= value < len(class_names) else ""
+    if isinstance(value, (bool, float)):  # as a CSV file would hold it; pandas and Arrow write True, JSON true
+        return next((text for text in (json.dumps(value), str(value)) if text in label_names), "")
+    if isinstance(value, (str, int)) and str(value) in label_names:
+        return str(value)
+    if whole and 0 <= value < len(label_names) and not any(map(_is_number, label_names)):
+        return label_names[value]
+    return ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""Rows out of JSON, CSV, TSV and Parquet files, each with its file:line; what is no row is an error that says so."""
+
+import contextlib
+import glob
+import gzip
+import io
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from recipe.data.json_rows import LONGEST_RECORD, array_rows, begins_array, decode_object
+from recipe.data.tables import checked_header, quotes_enclose, table_rows
+from recipe.errors import BadRow, UserError
+
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF-8 of it"
+# What a file that is no UTF-8 may be, by its first bytes.
+MAGIC = {b"\xff\xfe": UTF16, b"\xfe\xff": UTF16, b"\x1f\x8b": "zipped: the name of such a file ends in .gz"}
+MAGIC |= {b"PK": "an Excel file or a zip: a .csv or .parquet file is expected", b"PAR1": "Parquet: name it .parquet"}
+MAGIC |= {b"": "GBK: iconv -f GB18030 -t UTF-8 makes UTF-8 of it"}
+SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+
+
+def find_split(folder: Path, split: str) -> list[Path]:
+    """The files of `split` in `folder`, under any of its names and suffixes: one, or shards (train-*.json) in order.
+
+    Raises:
+        UserError: the folder does not exist, or holds the split twice.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data_dir {folder}: no such folder; a folder with train and validation files is expected")
+    stems = [(name, suffix + zipped) for name in SPLITS[split] for suffix in SUFFIXES for zipped in ("", ".gz")]
+    found = [[folder / (name + suffix)] for name, suffix in stems if (folder / (name + suffix)).is_file()]
+    found += filter(None, (sorted(folder.glob(f"{name}-*{suffix}")) for name, suffix in stems))
+    if len(found) > 1:
+        both = " and ".join(paths[0].name for paths in found)
+        raise UserError(f"--data_dir {folder}: {both} both hold the {split} split; name one with --{split}_file")
+    return found[0] if found else []
+
+
+def named_files(flag: str, value: str) -> list[Path]:
+    """The file that `value` names, or the files that it matches, in order.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [Path(value)] if Path(value).is_file() else [Path(path) for path in sorted(glob.glob(value))]
+    if not found or not all(path.is_file() for path in found):
+        raise UserError(f"{flag} {value}: no such file; a file, or a pattern like 'train-*.jsonl', is expected")
+    return found
+
+
+def read_rows(path: Path, csv_quoting: str = "auto") -> Iterator[tuple[str, Any]]:
+    """The records of a file as ("file:line", record); a record that cannot be read is given as a BadRow.
+
+    Args:
+        csv_quoting: minimal, where quotes enclose a table's fields; none, where they are text; auto: `quoting_of`.
+
+    Raises:
+        UserError: the file is missing, of an unknown kind, or broken beyond one row.
+    """
+    suffix = _suffix(path)
+    quoting = quoting_of(path) if csv_quoting == "auto" else csv_quoting
+    with _reading(path) as file:
+        if suffix == ".parquet":
+            yield from _parquet_rows(path, file)
+        elif suffix in (".csv", ".tsv"):
+            lines = (_raise_if_bad(line) for _, line in _decoded(path, file))
+            yield from table_rows(path, lines, "\t" if suffix == ".tsv" else ",", quoting == "minimal")
+        else:
+            yield from _json_rows(path, file)
+
+
+def quoting_of(path: Path) -> str | None:
+    """Whether quotes enclose a table's fields (minimal) or are text (none); None for no table, or one without quotes.
+
+    In a .csv file they enclose fields. In a .tsv file they may do either, which the file's own fields tell.
+    """
+    suffix = _suffix(path)
+    if suffix != ".tsv":
+        return "minimal" if suffix == ".csv" else None
+
+    def lines() -> Iterator[str]:
+        """A pass over the file."""
+        with _reading(path) as file:
+            yield from (line for _, line in _decoded(path, file) if isinstance(line, str))
+
+    return {True: "minimal", False: "none", None: None}[quotes_enclose(lines)]
+
+
+def class_names(path: Path) -> list[str] | None:
+    """What the whole numbers in a Parquet file's label column stand for, where datasets has written that into it."""
+    if _suffix(path) != ".parquet":
+        return None
+    from pyarrow import ArrowException, parquet
+
+    with _reading(path) as file, contextlib.suppress(ArrowException, ValueError, KeyError, TypeError):
+        told = json.loads(parquet.read_schema(file).metadata[b"huggingface"])["info"]["features"]["label"]
+        if told.get("_type") == "ClassLabel":
+            return list(map(str, told["names"]))
+    return None
+
+
+def _suffix(path: Path) -> str:
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: a file ending in {', '.join(SUFFIXES)}, plain or .gz, is expected")
+    return suffix
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unzipped; a zipped Parquet file, which is read from its end, by way of the disk.
+
+    Raises:
+        UserError: (also while they are read) they cannot be.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            if not path.name.endswith(".gz"):
+                yield stack.enter_context(open(path, "rb"))
+                return
+            file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(path)))
+            if _suffix(path) == ".parquet":
+                plain = stack.enter_context(tempfile.TemporaryFile())
+                shutil.copyfileobj(file, plain, 1 << 20)
+                file = plain
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _decoded(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str | BadRow]]:
+    number = 0
+    while line := file.readline(LONGEST_RECORD):
+        number += 1
+        where = f"{path}:{number}"
+        if len(line) == LONGEST_RECORD and not line.endswith(b"\n"):
+            while not line.endswith(b"\n") and (line := file.readline(1 << 20)):
+                pass
+            yield where, BadRow(f"{where}: the line has more than {LONGEST_RECORD:,} bytes, which no sentence pair has")
+            continue
+        try:
+            yield where, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            yield where, BadRow(f"{where}: byte {error.start + 1} is not UTF-8; {_what_it_is(line, number)}")
+
+
+def _what_it_is(line: bytes, number: int) -> str:
+    """What a line that is no UTF-8 may be instead, and what to make of it."""
+    told = next((told for start, told in MAGIC.items() if number == 1 and line.startswith(start)), MAGIC[b""])
+    return f"the file may be {told}"
+
+
+def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    if begins_array(cast(io.BufferedReader, file).peek(64)):
+        yield from array_rows(path, file)
+        return
+    for where, line in _decoded(path, file):
+        if isinstance(line, BadRow):
+            yield where, line
+        elif line.strip():
+            try:
+                yield where, decode_object(line.rstrip("\r\n"))
+            except (ValueError, RecursionError) as error:
+                yield where, BadRow(f"{where}: not JSON: {getattr(error, 'msg', error)}: {line.strip()[:60]!r}")
+
+
+def _raise_if_bad(line: str | BadRow) -> str:
+    """A table's line; a line that is not text leaves no telling where its row would have ended."""
+    if isinstance(line, BadRow):
+        raise UserError(str(line))
+    return line
+
+
+def _parquet_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        table = parquet.ParquetFile(file)
+        names = checked_header(str(path), table.schema_arrow.names)
+        wanted = [name for name in names if name in ("sentence1", "sentence2", "label", "id", "idx")]
+        # pyarrow's threads over a file of Python's can hang the exit (apache/arrow issue 50482)
+        for batch in table.iter_batches(batch_size=1024, columns=wanted, use_threads=False):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{path} row {number}", record
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file meets whatever pyarrow was doing there
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(f"{path}: not a Parquet file, or damaged after row {number}: {reason}") from error

@@ -1,0 +1,192 @@
+"""What a checkpoint is before its weights are read: a folder or a name on the Hub, its kind, its configuration."""
+
+import contextlib
+import pickle
+import shlex
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import BertConfig
+from transformers.activations import ACT2FN
+
+from recipe.arguments import ModelArguments
+from recipe.errors import UserError
+from recipe.file_names import WEIGHTS
+from recipe.model.modeling import BertPairwiseCLSConfig
+from recipe.system.hub import require_hub
+
+OURS = BertPairwiseCLSConfig.model_type
+KINDS = ("bert", "ernie", OURS)
+# The keys of a published configuration that the encoder is made of. Whatever else is there belongs to another use of
+# the model (is_decoder, output_attentions, problem_type) and would change answers or fail the save.
+SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+ENCODER = (
+    *SHAPE,
+    *("hidden_act", "layer_norm_eps", "initializer_range", "max_position_embeddings", "type_vocab_size"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "pad_token_id"),
+)
+OF_A_RUN = ("id2label", "label2id", "frozen_prefix_depth")
+OWNERS = {"bert-": "google-bert", "chinese-": "hfl", "rbt": "hfl", "ernie-": "nghuyong", "bge-": "BAAI"}
+WORKING = "google-bert/bert-base-chinese, hfl/chinese-roberta-wwm-ext or nghuyong/ernie-3.0-base-zh"
+MOST = 1000  # layers, or heads: a layer takes memory before it is known whether there are weights for it
+POINTER = b"version https://git-lfs"
+
+
+class Base(NamedTuple):
+    """A checkpoint whose configuration has been read.
+
+    Attributes:
+        kind: one of KINDS.
+        config: the encoder's, under this recipe's model type, with the labels of a run of this recipe.
+        tokenizer_class: the one that the configuration names, if any.
+        options: for each `from_pretrained` of its files.
+    """
+
+    args: ModelArguments
+    kind: str
+    config: BertPairwiseCLSConfig
+    tokenizer_class: str | None
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder or the name on the Hub."""
+        return self.args.name
+
+    @property
+    def flag(self) -> str:
+        """What an error begins with."""
+        return f"--model_name_or_path {self.name}"
+
+
+def open_base(args: ModelArguments) -> Base:
+    """The checkpoint that the arguments name.
+
+    Raises:
+        UserError: no such folder or repository, the Hub is out of reach, or the model is no BERT.
+    """
+    name = args.name
+    options: dict[str, Any] = {"local_files_only": _is_local(name)}
+    if not options["local_files_only"]:
+        options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", "config.json")
+    with reading(name):
+        values, _ = BertConfig.get_config_dict(name, **options)
+        kind = _kind(name, values)
+        kept = ENCODER + OF_A_RUN if kind == OURS else ENCODER
+        config = BertPairwiseCLSConfig.from_dict({key: values[key] for key in kept if key in values})
+        _check_config(config)
+    if args.dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.classifier_dropout = args.dropout
+    return Base(args, kind, config, values.get("tokenizer_class"), options)
+
+
+def _kind(name: str, values: dict[str, Any]) -> str:
+    """A configuration's kind; releases from before `model_type` are BERT where they have BERT's keys."""
+    kind = values.get("model_type")
+    architectures = [str(each) for each in values.get("architectures") or ["Bert"]]
+    if kind is None and all(key in values for key in SHAPE) and all(each.startswith("Bert") for each in architectures):
+        kind = "bert"
+    if kind not in KINDS:
+        told = "a model without model_type" if kind is None else f"a {kind} model"
+        raise UserError(
+            f"--model_name_or_path {name}: {told}; a BERT or ERNIE checkpoint is expected, such as {WORKING}"
+        )
+    for key, usual in (("position_embedding_type", "absolute"), ("quantization_config", None)):
+        if values.get(key) not in (None, usual):
+            raise UserError(
+                f"--model_name_or_path {name}: {key} {str(values[key])[:40]}: weights in full precision and absolute "
+                f"positions are expected, such as {WORKING}"
+            )
+    return str(kind)
+
+
+def _check_config(config: BertPairwiseCLSConfig) -> None:
+    for key in ("num_hidden_layers", "num_attention_heads"):
+        found = getattr(config, key)
+        if not 1 <= found <= MOST:
+            raise ValueError(f"{key} {found} in its config.json; 1 to {MOST:,} are expected")
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act {config.hidden_act!r:.40} in its config.json; gelu, relu or the like is expected")
+
+
+def _is_local(name: str) -> bool:
+    if Path(name).exists():
+        if not (Path(name) / "config.json").is_file():
+            _refuse_checkpoint(name)
+            raise UserError(
+                f"--model_name_or_path {name}: no config.json in it; a BERT checkpoint's folder is expected"
+            )
+        _refuse_pointers(Path(name))
+        return True
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        owner = next((owner for start, owner in OWNERS.items() if name.startswith(start)), None)
+        guess = f"; did you mean {owner}/{name}?" if owner and "/" not in name else ""
+        raise UserError(
+            f"--model_name_or_path {name}: no such folder; a folder or OWNER/NAME on the Hub is expected{guess}"
+        )
+    return False
+
+
+def _refuse_pointers(folder: Path) -> None:
+    """A clone without git-lfs has a few lines of text in place of each large file; of vocab.txt it makes a vocabulary.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024:
+            with open(path, "rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    raise UserError(
+                        f"--model_name_or_path {folder}: {path.name} is a git-LFS pointer, not the file that it stands "
+                        "for; fetch it with: git lfs pull"
+                    )
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Make one line of whatever a torn or foreign file of the checkpoint fails with."""
+    try:
+        with warnings.catch_warnings():  # torch's of a file's pickle, beside the one line
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own message advises to run the code in it
+        raise UserError(
+            f"--model_name_or_path {name}: pytorch_model.bin holds other things than weights, which are not loaded; "
+            "model.safetensors, or a file of weights alone, is expected"
+        ) from error
+    except Exception as error:  # torn files fail in as many ways as there are formats
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"--model_name_or_path {name}: cannot be loaded: {type(error).__name__}: {reason}") from error
+
+
+def readable_labels(names: list[str]) -> list[str]:
+    """What a saved model calls the data's labels: AFQMC's 0 and 1 by what they mean, others as they are."""
+    return ["different", "same"] if names == ["0", "1"] else names
+
+
+def name_labels(base: Base, names: list[str]) -> bool:
+    """Give the model the labels of its data; returns whether it is a run of this recipe that had them before."""
+    readable, before = readable_labels(names), base.config.id2label
+    had = base.kind == OURS and [before[index] for index in sorted(before)] == readable
+    base.config.id2label = dict(enumerate(readable))
+    base.config.label2id = {name: index for index, name in base.config.id2label.items()}
+    return had
+
+
+def _refuse_checkpoint(name: str) -> None:
+    """Say what makes a model of a checkpoint of our own, or of the newest in the folder of a run that did not end."""
+    folder = Path(name)
+    found = sorted(folder.glob(f"checkpoint-*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime)
+    newest = found[-1].parent if found else None
+    if (folder / WEIGHTS).is_file():
+        what, newest = "a run's checkpoint, which holds the trained weights alone", folder
+    else:
+        what = "a run that has not ended"
+    if newest is not None:
+        command = shlex.join(["python", "-m", "recipe.commands.merge_checkpoint", str(newest), "FOLDER"])
+        raise UserError(f"--model_name_or_path {name}: {what}; to make a whole model of it: {command}")

@@ -1,0 +1,171 @@
+"""The weights of a checkpoint, in whatever form it is published, checked; and a saved model with what is its own."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import ErnieModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging
+
+from recipe.arguments import DataArguments, RecipeArguments
+from recipe.data.splits import Split
+from recipe.errors import UserError
+from recipe.model.base_model import OURS, Base, open_base, readable_labels, reading
+from recipe.model.modeling import BertForPairwiseCLS
+from recipe.model.tokenizer import load_tokenizer
+from recipe.process.progress import quiet_libraries
+
+# The parts of a published model that are its encoder; whatever else it holds are heads, which this recipe's replaces.
+ENCODER = ("embeddings.", "encoder.")
+UNUSED = ("embeddings.position_ids", "embeddings.token_type_ids", "embeddings.task_type_embeddings.")
+TASK = "embeddings.task_type_embeddings.weight"
+TYPES = "embeddings.token_type_embeddings.weight"
+
+
+def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
+    """BertForPairwiseCLS with the checkpoint's encoder, and its classifier where that is to be kept.
+
+    The type of the weights is always asked for: by itself `from_pretrained` trains a float16 checkpoint in float16.
+
+    Raises:
+        UserError: weights are missing, broken, of another shape, or not finite.
+    """
+    options: dict[str, Any] = {"dtype": getattr(torch, base.args.dtype), "output_loading_info": True}
+    with reading(base.name), _quiet():
+        source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
+        if base.kind == "ernie":
+            source = {"pretrained_model_name_or_path": None, "state_dict": _ernie_as_bert(base)}
+        model, report = BertForPairwiseCLS.from_pretrained(
+            config=base.config,
+            attn_implementation=base.args.attn_implementation,
+            ignore_mismatched_sizes=True,
+            **options,
+            **source,
+        )
+    _check_report(base, report, keep_classifier)
+    if not keep_classifier and "classifier.weight" not in report["missing_keys"]:
+        _draw_anew(model)  # a stock one reads a pooler that is not here, a run's may have other labels
+    _check_values(base, model.named_parameters())
+    return model
+
+
+def _draw_anew(model: BertForPairwiseCLS) -> None:
+    """The classifier as BERT initialises a linear layer (BertPreTrainedModel._init_weights)."""
+    nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
+    nn.init.zeros_(model.classifier.bias)
+
+
+def load_fine_tuned_model(base: Base) -> BertForPairwiseCLS:
+    """A model that this recipe saved, with its classifier.
+
+    Raises:
+        UserError: it is another's.
+    """
+    if base.kind != OURS:
+        raise UserError(
+            f"{base.flag}: not a model that this recipe saved, whose classifier reads the last layer's [CLS]; a stock "
+            "one's reads a pooler and would answer otherwise here: fine-tune it first, or score it with its own script"
+        )
+    return load_model(base, keep_classifier=True)
+
+
+def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase]:
+    """A model that this recipe saved, with its tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded, has no classifier, or has fewer positions than --max_length.
+    """
+    quiet_libraries()
+    set_seed(arguments.training.seed)
+    base = open_base(arguments.model)
+    model = load_fine_tuned_model(base)
+    check_length(arguments.data, base.config.max_position_embeddings)
+    return model, load_tokenizer(base)
+
+
+def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> None:
+    """Check that the data's labels are the model's.
+
+    Raises:
+        UserError: they are others.
+    """
+    ours, names = list(model.config.id2label.values()), readable_labels(split.label_names)
+    if ours != names:
+        raise UserError(
+            f"--model_name_or_path {name}: its labels are {', '.join(ours)}, those of {split.source} {', '.join(names)}"
+        )
+
+
+def _ernie_as_bert(base: Base) -> dict[str, Tensor]:
+    """ERNIE's encoder under BERT's names: BERT's, but for the embedding of the task, the same for every token.
+
+    It is task 0 where none is given (ErnieEmbeddings.forward), so it is added to the token types' embeddings.
+    """
+    model, report = ErnieModel.from_pretrained(
+        base.name,
+        add_pooling_layer=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **base.options,
+    )
+    _check_report(base, report, keep_classifier=False)
+    state = model.state_dict()
+    if TASK in state:
+        state[TYPES] = state[TYPES] + state.pop(TASK)[0]
+    return {f"bert.{name}": value for name, value in state.items()}
+
+
+def _check_report(base: Base, report: dict[str, Any], keep_classifier: bool) -> None:
+    """Raise where `from_pretrained` left a part of the encoder, or of a kept classifier, as it was initialised."""
+    wanted = (*ENCODER, "classifier.") if keep_classifier else ENCODER
+    shapes = [key[0] for key in report["mismatched_keys"]]
+    problems = [("has no", report["missing_keys"]), ("holds an unexpected", report["unexpected_keys"])]
+    for problem, names in [*problems, ("has another shape of", shapes)]:
+        keys = sorted(name for name in map(_bare, names) if name.startswith(wanted) and not name.startswith(UNUSED))
+        if keys:
+            more = f" (+{len(keys) - 1} more)" if len(keys) > 1 else ""
+            raise UserError(f"{base.flag}: not this model's weights: it {problem} {keys[0]}{more}")
+
+
+def _bare(name: str) -> str:
+    """A weight's name without its model's prefix."""
+    return name.removeprefix("bert.").removeprefix("ernie.")
+
+
+def _check_values(base: Base, weights: Iterable[tuple[str, Tensor]]) -> None:
+    for name, value in weights:
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{base.flag}: {name} holds NaN or infinity; weights that are numbers are expected")
+        # Zeros are a download that stopped, other whole numbers are quantised; an embedding or a bias may be 0.
+        if name.endswith(("dense.weight", "query.weight", "word_embeddings.weight")) and not bool(value.frac().any()):
+            raise UserError(
+                f"{base.flag}: {name} holds whole numbers alone, as an incomplete or quantised file does; weights in "
+                "full precision are expected"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No load report of a classifier that is new by design, and no bar for a load of a second."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def check_length(args: DataArguments, positions: int) -> None:
+    """Check that the model has a position for every token that a pair may have.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if args.max_length > positions:
+        raise UserError(
+            f"--max_length {args.max_length}: the model has {positions} positions; at most that is expected"
+        )

@@ -1,0 +1,57 @@
+"""The tokenizer of a checkpoint, in whatever form it is published, checked against its model."""
+
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+
+from recipe.errors import UserError
+from recipe.model.base_model import Base, reading
+
+SMALL = 0.9  # of the embedding's rows: published vocabularies are padded to a round number, by 1 % at most
+
+
+def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, the one that stock AutoTokenizer finds; no code that lies beside it is run.
+
+    AutoTokenizer finds the class by the configuration where tokenizer_config.json names none, as that of
+    bert-base-chinese; it knows BertConfig, not this recipe's own.
+
+    Raises:
+        UserError: it has none, or one that does not fit the model.
+    """
+    config = BertConfig(tokenizer_class=base.tokenizer_class, name_or_path=base.name)
+    with reading(base.name):
+        tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
+        _check_tokenizer(base, tokenizer)  # a vocabulary of something else fails only where it is used
+    return tokenizer
+
+
+def _check_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise UserError(f"{base.flag}: its tokenizer is a {type(tokenizer).__name__}; BERT's is expected")
+    rows, types = base.config.vocab_size, base.config.type_vocab_size
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{base.flag}: its tokenizer has no vocabulary; vocab.txt or tokenizer.json is expected")
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise UserError(
+            f"{base.flag}: its tokenizer has ids up to {highest:,}, its embedding {rows:,} rows; the vocabulary that "
+            "the weights were trained with is expected"
+        )
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
+        raise UserError(f"{base.flag}: its tokenizer lacks [CLS], [SEP] or [PAD]")
+    pair = tokenizer.backend_tokenizer.encode(
+        "一", "二"
+    )  # a call of `tokenizer` would change the padding it is saved with
+    if pair.ids[0] != tokenizer.cls_token_id or pair.ids.count(tokenizer.sep_token_id) < 2:
+        raise UserError(f"{base.flag}: its tokenizer does not make [CLS] A [SEP] B [SEP] of a pair")
+    if max(pair.type_ids) >= types:
+        raise UserError(
+            f"{base.flag}: type_vocab_size {types} in its config.json; 2 is expected, one for each sentence"
+        )
+
+
+def vocabulary_note(base: Base, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What is said of a vocabulary much smaller than the embedding, which may be another model's; None for others."""
+    rows = base.config.vocab_size
+    if len(tokenizer) >= SMALL * rows:
+        return None
+    return f"the tokenizer has {len(tokenizer):,} tokens, the embedding {rows:,} rows: is it this model's?"

@@ -1,0 +1,48 @@
+"""The end of a command: one line on standard error and a status, whatever it was that ended it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from recipe.errors import Damaged, RunError, Stopped, UserError
+from recipe.process.launcher import forget_incomplete
+from recipe.process.streams import OutputLost, may_be_lost, open_streams, write_out
+from recipe.process.text import shown, without_logins
+
+
+def exit_on_error(main: Callable[[], None]) -> None:
+    """Run `main`; an end that is not well is one line on standard error and a status.
+
+    It is also where the standard streams are made fit to be used, and where a launcher that is gone is forgotten.
+
+    2 for a UserError, 1 for a RunError, Damaged or OSError, 128 and the signal's number for a signal (130 for Ctrl-C).
+    """
+    open_streams()
+    forget_incomplete(os.environ)
+    try:
+        main()
+        write_out()
+    except UserError as error:
+        _exit(f"error: {error}", 2, "LOCAL_RANK")  # every rank of a machine has the same one (`ranks.together`)
+    except (RunError, Damaged) as error:
+        _exit(f"error: {error}", 1)
+    except Stopped as stopped:
+        _exit(str(stopped), stopped.status, "RANK")  # a signal reaches all ranks, and one of them tells of it
+    except KeyboardInterrupt:
+        _exit("interrupted", 128 + signal.SIGINT, "RANK")
+    except (OutputLost, BrokenPipeError) as error:
+        lost = error if isinstance(error, OutputLost) else OutputLost(error)
+        _exit(str(lost), lost.status, "RANK")
+    except OSError as error:  # a disk that is full, a folder that is read-only or gone
+        _exit(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1)
+
+
+def _exit(message: str, status: int, told_by: str = "") -> None:
+    if os.environ.get(told_by, "0") == "0":
+        with may_be_lost(sys.stderr):
+            print(shown(without_logins(f"{Path(sys.argv[0]).name}: {message}")), file=sys.stderr)
+    with may_be_lost():
+        pass  # what is left in the buffer of standard output must not change the status
+    sys.exit(status)

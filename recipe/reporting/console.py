@@ -1,0 +1,180 @@
+"""What a run says of itself: the freeze plan, the closing summary, and run.json."""
+
+import sys
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from recipe.arguments import ModelArguments
+from recipe.errors import Damaged
+from recipe.evaluation.metrics import by_name
+from recipe.file_names import RESULTS
+from recipe.model.freezing import FreezePlan
+from recipe.process.text import shown
+from recipe.system.json_files import read_json
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
+
+@dataclass
+class RunReport:
+    """What is known of a finished run; `metrics` are those of the model that it leaves, by the Trainer's names."""
+
+    plan: FreezePlan
+    identity: dict[str, Any]
+    started: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+    is_best: bool = True  # whether the model is the best checkpoint's and not the last step's
+    best_by: str = "accuracy"  # --metric_for_best_model, without eval_
+    train_metrics: dict[str, Any] = field(default_factory=dict)
+    model_sha256: str = ""
+    files: list[str] = field(default_factory=list)  # that it leaves in output_dir
+    first_step: int = 0  # that this process went on from; the seconds are its own
+    encode_seconds: float = 0.0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    total_seconds: float = 0.0
+    gpu_bytes: int = 0
+
+
+def format_plan(plan: FreezePlan) -> str:
+    """The plan as a table, neighbouring layers of the same kind in one row, and what a checkpoint of it takes."""
+    lines = [f"{'module':<16}{'parameters':>14}{'trained':>14}"]
+    for _, group in groupby(plan.rows, key=lambda row: row[1:] if row.module.startswith("layer") else row.module):
+        rows = list(group)
+        name = rows[0].module
+        if len(rows) > 1:
+            name = f"layers {name.removeprefix('layer ')}-{rows[-1].module.removeprefix('layer ')}"
+        parameters, trainable = sum(row.parameters for row in rows), sum(row.trainable for row in rows)
+        trained = f"{trainable:,}" if trainable else "frozen"
+        lines.append(f"{name:<16}{parameters:>14,}{trained:>14}")
+    share = plan.trainable / plan.parameters
+    lines.append(f"{'all':<16}{plan.parameters:>14,}{plan.trainable:>14,}  ({share:.1%} trained)")
+    num_layers = sum(row.module.startswith("layer") for row in plan.rows)
+    depth = "none" if plan.prefix_depth is None else f"the embeddings and {plan.prefix_depth} of {num_layers} layers"
+    size = 12 * plan.trainable  # float32 weights and AdamW's two moments
+    lines.append(f"frozen prefix: {depth}; a checkpoint takes {size / 1e6:,.0f} MB")
+    return "\n".join(lines)
+
+
+def format_summary(report: RunReport, output_dir: str | None) -> str:
+    """The closing lines of a run: how good, how long, how much memory, where the model is and what to type next."""
+    lines = [""]
+    if report.metrics:
+        accuracy, majority = report.metrics["eval_accuracy"], report.metrics["eval_majority_baseline"]
+        epoch = report.metrics["epoch"]
+        verdict = "" if accuracy > majority else "; it does NOT beat always answering the majority label"
+        label, after = f"{'best' if report.is_best else 'last'} accuracy", f"after epoch {epoch:.3g}"
+        if report.is_best and report.best_by != "accuracy":  # another epoch's accuracy may be better
+            label, after = "accuracy", f"{after}, the best by {report.best_by}"
+        lines.append(f"{label:<15} {accuracy:.4f} {after} (majority {majority:.4f}){verdict}")
+    plan = report.plan
+    lines.append(
+        f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"
+    )
+    lines.append("frozen          bit-identical to what was loaded (checked)")
+    training = report.train_seconds - report.eval_seconds
+    parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
+    lines.append(f"time            {report.total_seconds:.0f} s: {parts}")
+    lines.append(f"peak memory     {describe_memory(report)}")
+    lines.append(f"model           {shown(str(output_dir))}")
+    lines.append(f"next            make eval RUN={shown(str(output_dir))}")
+    return "\n".join(lines)
+
+
+def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: list[str]) -> str:
+    """The table of a saved model's scores."""
+    told = by_name(metrics)
+    counts = told["confusion_matrix"]
+    interval = f"95 % interval {told['accuracy_low']:.4f} to {told['accuracy_high']:.4f}"
+    rows = [
+        ("model", model.model_name_or_path),
+        ("pairs", f"{sum(map(sum, counts)):,} of {told['source']} ({told['split']})"),
+        ("accuracy", f"{told['accuracy']:.4f}  ({interval})"),
+        ("majority", f"{told['majority_baseline']:.4f}{_verdict(told)}"),
+        ("loss", f"{told['loss']:.4f}"),
+        ("F1", f"{told['f1']:.4f}"),
+        ("MCC", f"{told['mcc']:.4f}"),
+        ("ROC AUC", _number(told["roc_auc"])),
+        ("avg precision", _number(told["average_precision"])),
+        ("calibration", f"{told['ece']:.4f} expected error"),
+        *_threshold_row(told),
+        *_against_row(told),
+        ("speed", f"{told['samples_per_second']:,.0f} pairs a second"),
+    ]
+    lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
+    names = [shown(name) for name in names]
+    lines.append("confusion       " + "".join(f"{name:>10.10}" for name in ["answered", *names]))
+    for name, row in zip(names, counts, strict=True):
+        lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row))
+    return "\n".join(lines)
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    if told["accuracy"] <= told["majority_baseline"]:
+        return "  the model does NOT beat it"
+    test = f"  (McNemar p = {told['majority_p_value']:.3g} on the same pairs)"
+    return test if told["majority_p_value"] < 0.05 else f"{test}: the model is not shown to beat it"
+
+
+def _threshold_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Accuracy at a threshold other than 0.5, where it is a score, or said to be none."""
+    if "validation_threshold" in told:
+        at, threshold = told["accuracy_at_validation_threshold"], told["validation_threshold"]
+        return [("threshold", f"{at:.4f} at {format_threshold(threshold)}, which validation chose")]
+    if told["split"] == "validation" and "best_threshold" in told:
+        at, threshold = told["accuracy_at_best_threshold"], told["best_threshold"]
+        return [
+            ("threshold", f"{at:.4f} at {format_threshold(threshold)}, chosen on these very pairs; all else is at 0.5")
+        ]
+    return []
+
+
+def format_threshold(value: float) -> str:
+    """A probability from which on label 1 is answered."""
+    return "above 1 (label 1 is never answered)" if value > 1 else f"{value:.3f}"
+
+
+def _against_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+    if "mcnemar" not in told:
+        return []
+    test = told["mcnemar"]
+    alone = f"right alone {test['only_first_right']:,} : {test['only_second_right']:,}"
+    return [("against", f"{test['against']}: {test['accuracy']:.4f}; {alone}; McNemar p = {test['p_value']:.3g}")]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def peak_memory() -> int:
+    """The most resident memory this process has had, in bytes; 0 where the system does not tell."""
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe_memory(report: RunReport) -> str:
+    """The most memory that the run has had."""
+    gpu = f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
+    return f"{peak_memory() / 1e9:.2f} GB{gpu}"
+
+
+def format_finished(output_dir: str | None) -> str:
+    """What is said where there is nothing left to do."""
+    try:
+        results = read_json(Path(output_dir or ".") / RESULTS, {"eval_accuracy?": float})
+    except Damaged:  # the run itself is whole
+        results = {}
+    score = f" with accuracy {results['eval_accuracy']:.4f}" if "eval_accuracy" in results else ""
+    return "\n".join(
+        [
+            f"{output_dir}: this run has finished{score}; to train it anew: --resume never",
+            f"next            make eval RUN={output_dir}",
+        ]
+    )

@@ -1,0 +1,129 @@
+"""A run's figures: how it learned, what it confuses, and whether its probabilities can be believed."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipe.evaluation.metrics import calibration_bins
+
+INK, LOUD, QUIET = "#333333", "#c0392b", "#2c6fbb"
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure in inches, drawn by Agg whatever MPLBACKEND says: a notebook sets what its children may not have."""
+    os.environ["MPLBACKEND"] = "Agg"
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, and no display is asked for
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _new_axes(width: float = 6.0) -> tuple[Any, Any]:
+    figure = new_figure(width, 4)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=110, metadata={"Software": None})  # nothing in it that changes from run to run
+
+
+def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Training loss and evaluation accuracy over epochs, with the majority baseline, from the Trainer's log."""
+    losses = [(entry["epoch"], entry["loss"]) for entry in log_history if "loss" in entry]
+    scores = [(entry["epoch"], entry["eval_accuracy"]) for entry in log_history if "eval_accuracy" in entry]
+    majority = next((e["eval_majority_baseline"] for e in log_history if "eval_majority_baseline" in e), None)
+    figure, axes = _new_axes()
+    if losses:
+        axes.plot(*zip(*losses, strict=True), color=QUIET, linewidth=1.2)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss", color=QUIET)
+    if scores:
+        right = axes.twinx()
+        right.spines["top"].set_visible(False)
+        right.plot(*zip(*scores, strict=True), color=LOUD, marker="o")
+        right.set_ylabel("validation accuracy", color=LOUD)
+        if majority is not None:
+            right.axhline(majority, color=LOUD, linestyle=":", linewidth=1)
+            low = min(majority, *(value for _, value in scores))
+            high = max(majority, *(value for _, value in scores))
+            margin = max(0.01, 0.15 * (high - low))
+            right.set_ylim(low - margin, high + margin)
+        axes.set_title("training loss, and accuracy against always answering the majority (dotted)", fontsize=9)
+    _save(figure, path)
+
+
+def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> None:
+    """The confusion matrix, rows the true labels; names that the font or its formulas would change become ids."""
+    plain = re.compile(r"[\w .,:+-]{1,20}", re.ASCII)
+    shown = [name if plain.fullmatch(name) else str(number) for number, name in enumerate(names)]
+    table = np.asarray(counts)
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    figure, axes = _new_axes(4.6)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*table.shape):
+        color = "white" if shares[row, column] > 0.5 else INK
+        text = f"{table[row, column]:,}\n{shares[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=color)
+    axes.set_xticks(range(len(shown)), shown)
+    axes.set_yticks(range(len(shown)), shown, rotation=90, va="center")
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true label")
+    axes.set_title("answers by true label", fontsize=9)
+    _save(figure, path)
+
+
+def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, error: float, path: Path) -> None:
+    """Accuracy against confidence (examples, labels), a dot a bin, as large as the bin has examples."""
+    figure, axes = _new_axes(4.6)
+    bins = calibration_bins(probabilities, labels)
+    counts, confidences, accuracies = (np.array(values) for values in zip(*bins, strict=True))
+    start = 1 / probabilities.shape[1]
+    axes.plot([start, 1], [start, 1], color=INK, linewidth=0.8, linestyle=":")
+    axes.scatter(confidences, accuracies, s=12 + 300 * counts / counts.sum(), color=QUIET, alpha=0.8)
+    axes.set_xlim(start - 0.02, 1.02)
+    axes.set_ylim(min(0.4, accuracies.min() - 0.05), 1.04)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    axes.set_title(f"calibration: expected error {error:.3f} (dots as large as their bin)", fontsize=9)
+    _save(figure, path)
+
+
+def draw_sweep(depths: Sequence[Any], majority: float, path: Path) -> None:
+    """Accuracy (mean and interval over seeds) above; time and trained parameters below; both against depth.
+
+    Args:
+        depths: `recipe.commands.sweep.Depth`s, from shallow to deep.
+        majority: accuracy of always answering the majority label, in percent.
+    """
+    figure = new_figure(6.4, 6)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    x = [each.depth for each in depths]
+    bars = [each.half_width or 0.0 for each in depths]
+    top.errorbar(x, [each.mean for each in depths], yerr=bars, color=LOUD, marker="o", capsize=3)
+    for each in depths:
+        values = list(each.accuracies.values())
+        top.plot([each.depth] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
+    top.axhline(majority, color=INK, linestyle=":", linewidth=1)
+    top.set_ylabel("accuracy, %")
+    top.set_title("accuracy by seed, mean and 95 % interval; dotted: always answering the majority", fontsize=9)
+    bottom.plot(x, [each.seconds for each in depths], color=QUIET, marker="o")
+    bottom.set_ylabel("seconds of training a run", color=QUIET)
+    bottom.set_ylim(bottom=0)
+    right = bottom.twinx()
+    right.plot(x, [each.trainable / 1e6 for each in depths], color=INK, marker="s", linestyle="--")
+    right.set_ylabel("trained parameters, millions (dashed)", color=INK)
+    right.set_ylim(bottom=0)
+    bottom.set_xlabel("frozen layers")
+    bottom.set_xticks(x)
+    for axes in (top, bottom, right):
+        axes.spines["top"].set_visible(False)
+    top.spines["right"].set_visible(False)
+    _save(figure, path)

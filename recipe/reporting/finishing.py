@@ -1,0 +1,158 @@
+"""The end of a run: its model is written before anything else, then scored, then its results, and its card last."""
+
+import time
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers.trainer_utils import TrainOutput
+
+from recipe.arguments import RecipeArguments
+from recipe.data.splits import Split
+from recipe.errors import RunError
+from recipe.evaluation.answers import Answers, answer_pairs
+from recipe.evaluation.metrics import score
+from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
+from recipe.model.modeling import BertForPairwiseCLS
+from recipe.model.weights import whole
+from recipe.process.progress import say
+from recipe.process.text import one_line
+from recipe.reporting.console import RunReport
+from recipe.reporting.model_card import Scored, write_card
+from recipe.reporting.outputs import card_names, staged, write_model
+from recipe.reporting.results import write_results
+from recipe.system.distributed import together
+from recipe.system.files import sha256_of
+from recipe.training.trainer import FreezeTrainer
+
+
+def finish(
+    arguments: RecipeArguments, trainer: FreezeTrainer, output: TrainOutput, report: RunReport, split: Split | None
+) -> None:
+    """Write the model that the run ends with to output_dir, score it on `split`, write results and card. Collective.
+
+    With run.json, which is the last of them but the card, the run is finished. What fails behind the model is warned
+    of, and made by the same command later (`recipe.reporting.repairing`).
+
+    Raises:
+        RunError: the disk is full.
+    """
+    args = arguments.training
+    _measure(trainer, output, report)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = {name: whole(value) for name, value in model.state_dict().items()}
+    write = args.process_index == 0
+    together(args, lambda: _write_model(arguments, trainer, report, weights) if write else None, RunError)
+    answers = _score(trainer, report) if report.metrics else None
+    report.total_seconds = time.perf_counter() - report.started
+    if write:
+        _write_results(arguments, trainer, report, answers)
+    unscored = bool(report.metrics) and answers is None
+    if write and args.model_card and not unscored:
+        write_card_or_warn(arguments, trainer, report, scored_of(model, split, answers))
+
+
+def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> None:
+    """What the Trainer has found out about the run, and about the model that it ends with."""
+    args, state = trainer.args, trainer.state
+    evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
+    report.is_best = bool(args.load_best_model_at_end and state.best_model_checkpoint)
+    report.best_by = (args.metric_for_best_model or report.best_by).removeprefix("eval_")
+    step = int(Path(state.best_model_checkpoint).name.split("-")[1]) if report.is_best else state.global_step
+    found = [entry for entry in evaluations if entry["step"] == step]
+    if evaluations:  # a last model between two evaluations is scored all the same, and has no entry
+        entry = found[0] if found else {"epoch": state.epoch}
+        report.metrics = {key: value for key, value in entry.items() if key != "step"}
+    report.train_seconds = output.metrics["train_runtime"]
+    ours = [entry for entry in evaluations if entry["step"] > report.first_step]  # an earlier process made the others
+    report.eval_seconds = sum(entry["eval_runtime"] for entry in ours)
+    report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
+    report.train_metrics = {**output.metrics, "epoch": state.epoch}
+
+
+def _score(trainer: FreezeTrainer, report: RunReport) -> Answers | None:
+    """The model's answers to the validation split, and its scores among the report's metrics."""
+    try:
+        answers = answer_pairs(trainer, trainer.eval_dataset)
+        report.metrics |= {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
+    except Exception as error:
+        if trainer.args.world_size > 1:  # the others wait for this one's answers
+            raise
+        _warn(trainer, "the model could not be scored", error)
+        return None
+    return answers
+
+
+def _write_model(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, weights: dict[str, Tensor]
+) -> None:
+    folder, model = arguments.training.folder, trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        with staged(folder, last=(MODEL,)) as staging:
+            report.files = write_model(staging, model, trainer.processing_class, weights)
+            report.model_sha256 = sha256_of(staging / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder}: the model cannot be written: {error}; the checkpoints are good, and the same command goes on "
+            "from there"
+        ) from error
+
+
+def _write_results(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, answers: Answers | None
+) -> None:
+    """The result files, the Trainer's log, and run.json, which also names what is still to be written."""
+    args, folder, scored = arguments.training, arguments.training.folder, bool(report.metrics)
+    names = [RESULTS, "train_results.json", STATE, *([SCORES] if scored else [])]
+    report.files = sorted({*report.files, *names, *(card_names(scored) if args.model_card else [])})
+    try:
+        with staged(folder, last=(RUN,)) as staging:
+            write_results(staging, arguments, report)
+            trainer.state.save_to_json(str(staging / STATE))
+            if scored and answers is None:
+                (staging / SCORES).unlink()  # so that the same command makes it
+        for name in (CARD, *FIGURES) if args.model_card else ():
+            (folder / name).unlink(missing_ok=True)  # those of an earlier model
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the model is written, its results are not: {error}; the same command goes on from there"
+        ) from error
+
+
+def scored_of(model: BertForPairwiseCLS, split: Split | None, answers: Answers | None) -> Scored | None:
+    """What the card says of the model's answers; None where there are none."""
+    if split is None or answers is None:
+        return None
+    return Scored(split, answers, list(model.config.id2label.values()))
+
+
+def write_card_or_warn(
+    arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, scored: Scored | None
+) -> None:
+    """Write README.md and its figures; a failure costs no more than them."""
+    try:
+        with staged(arguments.training.folder) as staging:
+            write_card(staging, arguments, report, trainer.state.log_history, scored)
+    except Exception as error:
+        _warn(trainer, f"{CARD} and its figures could not be made", error)
+
+
+def push(trainer: FreezeTrainer) -> None:
+    """Push what stands in output_dir to the Hub. Collective.
+
+    Raises:
+        RunError: it cannot be reached, or does not take it.
+    """
+    try:
+        trainer.push_to_hub()
+    except Exception as error:
+        raise RunError(
+            f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
+            f"{trainer.args.output_dir}, and the same command pushes it"
+        ) from error
+
+
+def _warn(trainer: FreezeTrainer, what: str, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    say(trainer.args, f"warning: {what}: {reason}; the model is whole, and the same command makes what is missing")

@@ -1,0 +1,164 @@
+"""The model card: README.md with its figures, which can be published as it is."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
+
+from recipe.arguments import RecipeArguments
+from recipe.data.splits import Split, iterate
+from recipe.evaluation.answers import Answers
+from recipe.evaluation.metrics import by_name
+from recipe.file_names import CARD, FIGURES
+from recipe.process.text import fenced, markdown, without_secrets
+from recipe.reporting.console import RunReport, describe_memory, format_plan, format_threshold
+from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability
+from recipe.system.arithmetic import versions
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+MISTAKES = 20
+SCORES = {  # what the card calls them, by the metrics' names
+    "accuracy": "accuracy",
+    "majority_baseline": "majority baseline",
+    "loss": "loss",
+    "f1": "F1",
+    "mcc": "MCC",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "ece": "expected calibration error",
+}
+
+
+class Scored(NamedTuple):
+    """The validation split, and what the model that a run ends with answers to it."""
+
+    split: Split
+    answers: Answers
+    names: Sequence[str]  # the model's labels
+
+
+def write_card(
+    folder: Path,
+    arguments: RecipeArguments,
+    report: RunReport,
+    log_history: Sequence[dict[str, Any]],
+    scored: Scored | None,
+) -> None:
+    """Write README.md and its figures into `folder`; without the scores where there was no validation split."""
+    draw_learning_curve(log_history, folder / FIGURES[0])
+    if scored is not None:
+        draw_confusion(report.metrics["eval_confusion_matrix"], scored.names, folder / FIGURES[1])
+        labels, error = scored.answers.labels, report.metrics["eval_ece"]
+        draw_reliability(scored.answers.probabilities, labels, error, folder / FIGURES[2])
+    text = _environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    (folder / CARD).write_text(text.render(**_content(arguments, report, scored)), encoding="utf-8")
+
+
+def _environment() -> Environment:
+    """Jinja with the card's filters; whatever comes from a user or the data goes through `markdown` or `fenced`."""
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined, autoescape=False
+    )
+    environment.filters |= {
+        "markdown": markdown,
+        "fenced": fenced,
+        "percent": lambda value: f"{value:.1%}",
+        "seconds": lambda value: f"{value:.0f} s",
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }
+    return environment
+
+
+def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | None) -> dict[str, Any]:
+    """What the template's names stand for."""
+    base, identity, told = arguments.model.name, report.identity, by_name(report.metrics)
+    data = [(f"{name} data", value) for name, value in identity.get("data", {}).items()]
+    weights = [(f"{part} weights, as loaded", value) for part, value in identity.get("weights", {}).items()]
+    return {
+        "metadata": _metadata(arguments, report),
+        "name": _name(arguments),
+        "base": Path(base).name if Path(base).exists() else base,
+        "frozen": 1 - report.plan.trainable / report.plan.parameters,
+        "scores": told,
+        "beats_majority": bool(told)
+        and told["accuracy"] > told["majority_baseline"]
+        and told["majority_p_value"] < 0.05,
+        "plan": format_plan(report.plan),
+        "figures": FIGURES,
+        "pairs": scored.split.rows if scored else 0,
+        "rows": _rows(told) if scored else [],
+        "mistakes": _mistakes(scored) if scored else None,
+        "command": shlex.join(["python", *without_secrets(sys.argv)]),
+        "report": report,
+        "memory": describe_memory(report),
+        "fingerprints": data + weights,
+        "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
+    }
+
+
+def _name(arguments: RecipeArguments) -> str:
+    return arguments.training.folder.resolve().name
+
+
+def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
+    """The Hub's metadata block; a local path is no repository, so it is not named as one."""
+    base, data = arguments.model.name, arguments.data
+    local = any([data.data_dir, data.train_file])
+    scores = [("accuracy", "eval_accuracy"), ("f1", "eval_f1")] if report.metrics else []
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Sentence pair classification",
+            dataset_type="local" if local else data.dataset_name,
+            dataset_name="sentence pairs" if local else data.dataset_config_name or data.dataset_name,
+            dataset_split="validation",
+            metric_type=kind,
+            metric_value=round(report.metrics[key], 4),
+        )
+        for kind, key in scores
+    ]
+    card = ModelCardData(
+        language="zh",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=None if Path(base).exists() else base,
+        datasets=None if local else [data.dataset_name],
+        metrics=["accuracy", "f1"],
+        tags=["sentence-pair-classification", "freeze-fine-tuning"],
+        model_name=_name(arguments) if results else None,
+        eval_results=results or None,
+    )
+    return str(card.to_yaml())
+
+
+def _rows(told: dict[str, Any]) -> list[tuple[str, float | None]]:
+    rows = [(title, told[name]) for name, title in SCORES.items()]
+    if "best_threshold" in told:
+        at = f"accuracy at {format_threshold(told['best_threshold'])}, a threshold chosen on these very pairs"
+        rows.append((at, told["accuracy_at_best_threshold"]))
+    return rows
+
+
+def _mistakes(scored: Scored) -> list[dict[str, Any]]:
+    """The wrong answers with the highest probability."""
+    split, answers, names = scored
+    probabilities = answers.probabilities
+    confidence = np.where(answers.right, -1.0, probabilities.max(-1))
+    worst = [int(place) for place in np.argsort(-confidence, kind="stable")[:MISTAKES] if confidence[place] >= 0]
+    wanted = set(worst)
+    pairs = {place: pair for place, pair in enumerate(iterate(split.pairs)) if place in wanted}
+    return [
+        {
+            **{key: pairs[place][key] for key in ("sentence1", "sentence2")},
+            "label": names[int(answers.labels[place])],
+            "answered": names[int(probabilities[place].argmax())],
+            "confidence": confidence[place],
+        }
+        for place in worst
+    ]

@@ -1,0 +1,62 @@
+"""What a command line asks for, all of it: to train, then to score, then to answer."""
+
+import copy
+from pathlib import Path
+
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from recipe.arguments import ModelArguments, RecipeArguments
+from recipe.commands.evaluate import evaluate, open_against, open_labelled
+from recipe.commands.predict import PREDICTIONS, predict
+from recipe.commands.train import train
+from recipe.data.opening import require_split
+from recipe.errors import UserError
+from recipe.evaluation.submission import submission_name
+from recipe.process.failures import in_one_line
+from recipe.reporting.outputs import check_answers
+from recipe.system.distributed import together
+
+
+def run(arguments: RecipeArguments) -> None:
+    """Train unless only scores or answers are asked for; then score and answer with the model that training left.
+
+    Raises:
+        UserError, RunError, Stopped: as each of them; what a later one would refuse is refused before the first.
+    """
+    args = arguments.training
+    trains = not (args.only_evaluates or args.only_predicts)
+    scores, answers = args.only_evaluates or args.scores_after, args.do_predict
+    if args.push_to_hub and not trains:
+        raise UserError("--push_to_hub: the training command pushes, also of a finished run; leave it out here")
+    if trains + scores + answers > 1:
+        together(args, lambda: _check_splits(arguments, scores, answers))
+    with in_one_line(args):
+        if trains:
+            train(arguments)
+            arguments = _with_its_model(arguments)
+        if scores:
+            evaluate(arguments)
+        if answers:
+            predict(arguments)
+
+
+def _check_splits(arguments: RecipeArguments, scores: bool, answers: bool) -> None:
+    """Open what is needed only after hours."""
+    if scores:
+        open_labelled(arguments)
+        open_against(arguments)
+    if answers and arguments.data.test_file == "-":
+        raise UserError("--test_file -: answers go to standard output; --do_predict alone is expected")
+    if answers:
+        require_split(arguments.data, arguments.data.eval_split or "test")
+        check_answers(Path(arguments.training.output_dir or "."), [PREDICTIONS, submission_name(arguments.data)])
+
+
+def _with_its_model(arguments: RecipeArguments) -> RecipeArguments:
+    """The arguments of --do_eval or --do_predict for what --do_train has left in output_dir."""
+    args, model = copy.copy(arguments.training), arguments.model
+    args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+    args.load_best_model_at_end = args.push_to_hub = False
+    args.early_stopping_patience, args.report_to = None, []
+    mine = ModelArguments(args.output_dir, model.dtype, model.attn_implementation, model.against)
+    return arguments._replace(training=args, model=mine)

@@ -1,0 +1,1 @@
+"""What lies outside the process: files, locks, other processes, the Hub, the arithmetic of the machine."""

@@ -1,0 +1,137 @@
+"""The folder of the prefix caches: what in it is ours, what is being written, and what may be removed.
+
+A finished cache is a folder named by its key. What does not count yet has a random suffix to that name, and a lock file
+beside it that its writer holds: what nobody holds was left by a kill. Everything is readable by its owner only, since
+states tell of sentences; and whatever else lies in the folder is passed by.
+"""
+
+import contextlib
+import os
+import re
+import stat
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from transformers import TrainingArguments
+
+from recipe.file_names import MANIFEST
+from recipe.system.distributed import Share, first_on_machine, from_all_ranks, together
+from recipe.system.locks import Lock, lock
+
+STATES, LOCK = "states.bin", ".lock"
+FINISHED = re.compile(r"[0-9a-f]{32}")
+UNFINISHED = re.compile(rf"{FINISHED.pattern}\.{FINISHED.pattern}")
+CONTENT = re.compile(r"states\.bin|manifest\.json|(input_ids|token_type_ids|offsets|labels)(-\d+)?")
+
+
+def create_file(path: Path) -> IO[bytes]:
+    """A new file that its owner alone can read, open for writing."""
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+@contextlib.contextmanager
+def unfinished_folder(directory: Path, name: str, args: TrainingArguments, wanted: bool = True) -> Iterator[Path]:
+    """A folder in which the ranks of a machine write what does not count yet. Collective.
+
+    The machine's first rank makes it and, unless it was renamed meanwhile, removes it; what killed runs left goes too.
+
+    Args:
+        wanted: False on a machine that writes nothing; no folder is made there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    token = from_all_ranks(args, uuid.uuid4().hex)[first_on_machine(args)]
+    folder = directory / f"{name}.{token}"
+    first = wanted and Share.of(args).rank == 0
+    held: list[Lock] = []
+    try:
+        together(args, lambda: held.append(_make(folder)) if first else None, OSError)
+        yield folder
+    finally:
+        if held:
+            _remove(folder, held[0])
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + LOCK)
+
+
+def _make(folder: Path) -> Lock:
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_orphans(folder.parent)
+    held = lock(_lock_of(folder), create=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError:
+        _remove(folder, held)
+        raise
+    return held
+
+
+def _remove(folder: Path, held: Lock) -> None:
+    """Remove an unfinished folder with what is ours in it, and at the very end its lock."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(os.lstat(folder).st_mode):
+            for path in folder.iterdir():
+                if CONTENT.fullmatch(path.name):
+                    path.unlink()
+            folder.rmdir()
+    with contextlib.suppress(OSError):
+        _lock_of(folder).unlink()
+    held.release()
+
+
+def remove_orphans(directory: Path) -> None:
+    """Remove what was left unfinished: that whose lock nobody holds, here or in another container or machine."""
+    for path in directory.glob(f"*{LOCK}"):
+        folder = path.with_name(path.name.removesuffix(LOCK))
+        if not UNFINISHED.fullmatch(folder.name):
+            continue
+        with contextlib.suppress(OSError):  # held, another user's, or a link
+            held = lock(path)
+            if held.certain:
+                _remove(folder, held)
+
+
+def unfinished_folders(directory: Path) -> list[Path]:
+    """The folders that are being written, or were when their writer died."""
+    folders = (path.with_name(path.name.removesuffix(LOCK)) for path in sorted(directory.glob(f"*{LOCK}")))
+    return [each for each in folders if UNFINISHED.fullmatch(each.name) and each.is_dir() and not each.is_symlink()]
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether `folder` is named as a cache, belongs to this user, is no link, and holds nothing else than caches do."""
+    try:
+        status = os.lstat(folder)
+        mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+        named = FINISHED.fullmatch(folder.name) is not None and stat.S_ISDIR(status.st_mode)
+        return mine and named and all(CONTENT.fullmatch(name) for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def remove_cache(folder: Path, although_read: bool = False) -> bool:
+    """Remove a cache of ours that no process reads; gives whether it is gone.
+
+    It is renamed first, so that a kill leaves nothing but what the next run removes.
+
+    Args:
+        although_read: remove it, whoever reads it; they go on with what they have mapped.
+    """
+    if not is_ours(folder):
+        return False
+    try:
+        unread = None if although_read else lock(folder / MANIFEST)
+        aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
+        held = lock(_lock_of(aside), create=True)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        os.replace(folder, aside)
+    _remove(aside, held)
+    if unread is not None:
+        unread.release()
+    return not os.path.lexists(folder)

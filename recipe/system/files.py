@@ -1,0 +1,159 @@
+"""Files that are complete or absent, whatever happens meanwhile."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recipe.system.locks import lock
+
+LOCK = ".lock"
+BLOCK = 1 << 20
+TOKEN = "[0-9a-f]{32}"  # at random, so that no name of anybody else's is taken for ours
+TEMPORARY = re.compile(rf"\..+\.{TOKEN}\.partial")
+
+
+def sync(path: Path) -> None:
+    """Have a file, or a folder's list of names, reach the disk."""
+    if os.name == "nt":  # Windows does so with neither a folder nor a file that is open for reading
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, each of which reaches the disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync(each.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of `content` as JSON; a path's byte that is not UTF-8 becomes an escape that reads back."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, which holds all of it or what it held before."""
+    partial = _temporary(path)
+    try:
+        with open(partial, "x", encoding="utf-8") as file:
+            file.write(text)
+        sync(partial)
+        os.replace(partial, path)
+    except OSError as error:  # a write's own does not say of what file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writers have left in `folder`, which nobody else may write to meanwhile."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name) and not path.is_symlink():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder`, for files that are put together before they are published; it goes at the end."""
+    path = _temporary(folder / "staging")
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to be filled that becomes `folder`, missing or empty until then, when the block ends well.
+
+    Raises:
+        OSError: it cannot be written, or `folder` is not empty any more.
+    """
+    make_folder(folder.parent)
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        if TEMPORARY.fullmatch(left.name) and not left.is_symlink():
+            with contextlib.suppress(OSError):  # its writer lives, or it is another user's
+                held = lock(left / LOCK)
+                shutil.rmtree(left) if held.certain else None
+    path = _temporary(folder)
+    path.mkdir()
+    try:
+        held = lock(path / LOCK, create=True)
+        yield path
+        (path / LOCK).unlink()
+        for each in (*path.iterdir(), path):
+            usual_mode(each)
+            sync(each)
+        os.replace(path, folder)
+        sync(folder.parent)
+        held.release()
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def usual_mode(path: Path) -> None:
+    """Give a file the mode of any new one; safetensors makes its files readable by their owner only."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def publish(staging: Path, folder: Path, last: Sequence[str]) -> None:
+    """Move the files of `staging` into `folder`, each whole; those named in `last` after all others, in that order."""
+    names = sorted(path.name for path in staging.iterdir())
+    names = [name for name in names if name not in last] + [name for name in last if name in names]
+    for name in names:
+        usual_mode(staging / name)
+        sync(staging / name)
+    for name in names:
+        os.replace(staging / name, folder / name)
+        if name in last:
+            sync(folder)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file's bytes: for what disks do, not for what an attacker does; twice as fast as sha256."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def describe_free(folder: Path) -> str:
+    """How much room the disk of `folder` has."""
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free on its disk"
+    except OSError as error:
+        return f"{folder}: {error.strerror}"

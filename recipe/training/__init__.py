@@ -1,0 +1,1 @@
+"""The Trainer put together, fed and watched."""

@@ -1,0 +1,51 @@
+"""What only a GPU asks for: the cache in its memory, few lengths of batches, and a tail that is captured as one graph.
+
+At batch 32 the arithmetic of a cached step is over before Python has launched it; what is left is to launch less.
+"""
+
+import torch
+
+from recipe.arguments import FreezeTrainingArguments
+from recipe.cache.prefix_cache import PrefixCache
+from recipe.internals import allow_recompiles
+from recipe.model.modeling import BertForPairwiseCLS
+from recipe.process.progress import say
+
+PAD_TO_MULTIPLE_OF = (
+    8  # batches are padded to a multiple of so many tokens: AFQMC's then have 17 lengths, none above 136
+)
+SHARE = 0.5  # of the free memory, which the tail's weights, gradients and moments must fit into as well
+GRAPHS = 64  # lengths of batches, and those of the last and shorter batch of an epoch
+BACKEND = "inductor"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU."""
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def place_caches(caches: list[PrefixCache], args: FreezeTrainingArguments) -> list[PrefixCache]:
+    """The caches as the run's device wants them: padded to few lengths for a GPU or a compiled tail, else as they are.
+
+    They go to GPU memory where there is room for them and no worker process that could not reach it; the loader's
+    pinning, which is for batches in the host's memory, is switched off then.
+    """
+    gpu = args.device.type == "cuda"
+    if not gpu and args.compile_tail != "on":
+        return caches
+    if gpu and not args.dataloader_num_workers:
+        size = sum(cache.states.numel() * cache.states.element_size() for cache in caches)
+        free = free_bytes(args.device)
+        if size <= SHARE * free:
+            args.dataloader_pin_memory = False
+            say(args, f"prefix cache: in GPU memory, {size / 1e9:.2f} of {free / 1e9:.2f} GB that are free")
+            return [cache.to(args.device, PAD_TO_MULTIPLE_OF) for cache in caches]
+        say(args, f"prefix cache: {size / 1e9:.2f} GB stay with the host, {free / 1e9:.2f} GB of GPU memory are free")
+    return [PrefixCache(each.states, each.offsets, each.manifest, PAD_TO_MULTIPLE_OF, each.held) for each in caches]
+
+
+def compile_tail(model: BertForPairwiseCLS) -> None:
+    """Have training run the tail compiled. Each length of batch is compiled, and on a GPU captured, once."""
+    mode = "reduce-overhead" if BACKEND == "inductor" else None
+    allow_recompiles(GRAPHS)
+    model.compiled_tail = torch.compile(model.run_tail, backend=BACKEND, mode=mode, dynamic=False)

@@ -1,0 +1,125 @@
+"""The Trainer's callbacks: progress, the order of each epoch, and a stop behind a checkpoint when a signal has come."""
+
+import math
+import signal
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from recipe.errors import Stopped
+from recipe.process.progress import Progress, say
+from recipe.process.signals import StopRequest
+
+
+class EpochLines(TrainerCallback):
+    """The training's progress, and one line for each evaluation."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.loss_sum = self.loss_steps = 0.0
+        self.logged = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the bar."""
+        self.progress = Progress(args, state.max_steps, "training", "step", state.global_step)
+        self.logged = state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Advance the bar."""
+        if self.progress is not None:
+            self.progress.advance(1)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Have the Trainer log what it has gathered since its last log, so that the epoch's loss is the epoch's."""
+        control.should_log = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+    ) -> None:
+        """Gather the training loss, which the Trainer logs as a mean since the last log."""
+        if "loss" not in logs:
+            return
+        self.loss_sum += logs["loss"] * (state.global_step - self.logged)
+        self.loss_steps += state.global_step - self.logged
+        self.logged = state.global_step
+        if self.progress is not None:
+            self.progress.note(f"loss {logs['loss']:.4f}")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        """The epoch's line."""
+        trained = f"train loss {self.loss_sum / self.loss_steps:.4f}  " if self.loss_steps else ""
+        self.loss_sum = self.loss_steps = 0.0
+        where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
+        say(args, f"{where}{trained}{describe_metrics(metrics)}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the bar away."""
+        if self.progress is not None:
+            self.progress.close()
+
+
+def describe_metrics(metrics: dict[str, Any]) -> str:
+    """Loss, accuracy and the majority baseline of an evaluation."""
+    return (
+        f"eval loss {metrics['eval_loss']:.4f}  accuracy {metrics['eval_accuracy']:.4f}  "
+        f"(majority {metrics['eval_majority_baseline']:.4f})"
+    )
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the batches which epoch begins; the Trainer's own way to them is lost when a resume skips batches."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Also how many micro-batches of it a resume passes by."""
+        batches = self.trainer.train_dataset
+        steps = math.ceil(len(batches) / args.gradient_accumulation_steps)
+        epoch, passed = divmod(state.global_step, steps)
+        batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
+
+
+class SaveAndStop(TrainerCallback):
+    """Saves and stops when a signal has come; and puts off a save at an epoch's last step until after its evaluation.
+
+    A checkpoint from before the evaluation would be resumed in the next epoch, and the evaluation never made.
+    """
+
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
+        self._owed = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for a checkpoint where a signal has come."""
+        if self._requested(args):
+            control.should_save = True
+        last = float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
+        if control.should_save and last and args.eval_strategy == "epoch":
+            control.should_save, self._owed = False, True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save what was put off; the Trainer evaluates first."""
+        control.should_save |= self._owed
+        self._owed = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop behind the checkpoint that the signal asked for."""
+        if self._requested(args):
+            raise Stopped(
+                self.request.signum or signal.SIGTERM,
+                f"stopped at step {state.global_step} of {state.max_steps}, saved in {args.output_dir}/"
+                f"checkpoint-{state.global_step}; the same command carries on from there",
+            )
+
+    def _requested(self, args: TrainingArguments) -> bool:
+        """Whether a signal has reached any rank: all must stop behind the same step."""
+        if args.world_size == 1:
+            return bool(self.request.signum)
+        flag = torch.tensor(self.request.signum, device=args.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        self.request.signum = int(flag)
+        return bool(flag)

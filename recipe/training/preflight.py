@@ -1,0 +1,59 @@
+"""What can fail before a run has cost anything, tried: optimizer, schedule and reporters."""
+
+from collections.abc import Callable
+from typing import Any
+
+from recipe.process.failures import as_refusal
+from recipe.process.progress import say
+from recipe.process.text import one_line
+from recipe.training.trainer import FreezeTrainer
+
+INTEGRATIONS = "transformers.integrations"
+
+
+class Reporter:
+    """A --report_to integration that, once the run has begun, is given up where it fails, and costs the run nothing."""
+
+    def __init__(self, callback: Any, trainer: FreezeTrainer) -> None:
+        self.callback, self.trainer = callback, trainer
+        self.given_up = False
+
+    def __getattr__(self, event: str) -> Callable[..., Any]:
+        def report(*args: Any, **words: Any) -> Any:
+            """Tell the reporter of the event, unless it has failed before."""
+            if self.given_up:
+                return None
+            try:
+                return getattr(self.callback, event)(*args, **words)
+            except Exception as error:
+                self.given_up = True
+                what = f"{type(self.callback).__name__}: {type(error).__name__}: {one_line(error)}"
+                say(self.trainer.args, f"warning: {what}; nothing is reported there from here on")
+                return None
+
+        return report
+
+
+def preflight(trainer: FreezeTrainer, steps: int) -> None:
+    """Try what a run of so many steps will build, and throw it away, but for the reporters, which are set up.
+
+    Raises:
+        UserError: one of them refuses its arguments.
+    """
+    args = trainer.args
+    with as_refusal(args):
+        if not trainer.is_deepspeed_enabled:  # which makes its own
+            trainer.create_optimizer_and_scheduler(steps)
+            trainer.optimizer = trainer.lr_scheduler = None
+        set_up_reporters(trainer)
+
+
+def set_up_reporters(trainer: FreezeTrainer) -> None:
+    """Have each log in and begin its run, as `on_train_begin` would after the encoding; guard what follows."""
+    handler = trainer.callback_handler
+    for place, callback in enumerate(handler.callbacks):
+        if type(callback).__module__.startswith(INTEGRATIONS):
+            if hasattr(callback, "setup"):
+                words = {"processing_class": trainer.processing_class} if "ClearML" in type(callback).__name__ else {}
+                callback.setup(trainer.args, trainer.state, trainer.model, **words)
+            handler.callbacks[place] = Reporter(callback, trainer)

@@ -1,0 +1,196 @@
+"""FreezeTrainer: the Trainer with this recipe's batches, loss, checkpoints and stop at a loss that is no number."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import TrainOutput
+
+from recipe.batches.order import TrainBatches
+from recipe.checkpoints.manifest import begin, open_checkpoint, remove_checkpoint, seal
+from recipe.checkpoints.rotation import checkpoint_folders, rotate, step_of
+from recipe.errors import Damaged, RunError
+from recipe.internals import set_last_rates
+from recipe.model.weights import load_trainable, save_trainable, trainable_weights
+from recipe.process.text import one_line
+from recipe.system.files import describe_free
+
+
+class FreezeTrainer(Trainer):
+    """A Trainer whose batches come in this recipe's order, and whose checkpoints hold what training changes.
+
+    Attributes:
+        run: what each checkpoint's manifest says of the run that it is of.
+        encode_seconds: that computing the frozen prefix took before the run.
+    """
+
+    run: Mapping[str, Any] = MappingProxyType({})
+    encode_seconds: float = 0.0
+    _step_loss: Tensor | None = None  # of the micro-batches since the last step
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The training micro-batches of this rank, not sharded by accelerate: they are this rank's own already."""
+        return DataLoader(
+            self.train_dataset,
+            batch_size=None,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Examples of an epoch; the length of a training loader is that of its micro-batches."""
+        data = dataloader.dataset
+        return data.count if isinstance(data, TrainBatches) else super().num_examples(dataloader)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """0: the Trainer's formula counts frozen and parked layers as trained ones, and walks them all at each step."""
+        return 0
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One forward and backward pass.
+
+        Raises:
+            RunError: the loss is not finite. The optimizer has not stepped, so the weights are still good.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Its value is waited for once an optimizer step; NaN of any micro-batch shows in the sum.
+        self._step_loss = loss if self._step_loss is None else self._step_loss + loss
+        if self.accelerator.sync_gradients:
+            value, self._step_loss = self._step_loss.item(), None
+            self._check_loss(value)
+        return loss
+
+    def _check_loss(self, value: float) -> None:
+        if not math.isfinite(value):
+            rate = self.optimizer.param_groups[0]["lr"]
+            last = next(iter(checkpoint_folders(Path(self.args.output_dir))), None)
+            raise RunError(
+                f"the loss is {value} at step {self.state.global_step + 1} (learning rate {rate:.3g}); stopped "
+                f"before the weights changed; last good checkpoint: {last or 'none yet'}. A smaller --learning_rate or "
+                "--max_grad_norm is the usual way out"
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
+        weights = trainable_weights(model)  # of all ranks, where FSDP has sharded them
+        if self.args.should_save and folder.name.startswith("checkpoint-"):
+            save_trainable(weights, folder)
+        elif self.args.should_save:
+            model.save_pretrained(folder, state_dict=state_dict)
+            self.processing_class.save_pretrained(folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's; nothing before a push: the whole model is there by then (`recipe.reporting.finishing`)."""
+        if output_dir is not None or not _internal_call:
+            super().save_model(output_dir, _internal_call)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push nothing: a checkpoint is no model, and the folder holds none before the end of training."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Leave README.md as it is: the Trainer's would take the place of `recipe.reporting.model_card`'s."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The Trainer's checkpoint, sealed by a manifest; only then do older ones go (Trainer rotates before).
+
+        Raises:
+            RunError: it cannot be written. What was written of it is removed; the older ones are as they were.
+        """
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            if self.args.should_save:
+                begin(folder)
+            self.accelerator.wait_for_everyone()  # what lies in the folder now is not ours
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each rank writes its own random state
+            if self.args.should_save:
+                trainable = [name for name, value in self.model.named_parameters() if value.requires_grad]
+                seal(folder, {"step": self.state.global_step, "trainable": trainable, **self.run})
+        except (OSError, RuntimeError, SafetensorError) as error:
+            remove_checkpoint(folder)
+            reason = f"{' '.join(str(error).split())} ({describe_free(folder.parent)})"
+            raise RunError(f"{folder}: cannot be written: {reason}; the older checkpoints are as they were") from error
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate(folder.parent, limit, self.state.best_global_step)
+
+    def _finalize_training(self, *args: Any) -> TrainOutput:
+        """The Trainer's end, which at --save_total_limit 1 would remove all else that is named like a checkpoint."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            output = super()._finalize_training(*args)
+        finally:
+            self.args.save_total_limit = limit
+        if limit == 1 and self.args.should_save and self.state.best_model_checkpoint:
+            for folder in checkpoint_folders(Path(self.args.output_dir)):
+                if step_of(folder) != self.state.best_global_step:
+                    remove_checkpoint(folder)
+        return output
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        """Where to go on from; the Trainer keeps the checkpoint's cadence and folder, and forgets an early stop."""
+        with _going_on():
+            epoch, passed = super()._init_training_state(max_steps, *args)
+        self.state.compute_steps(self.args, max_steps)
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        stopping = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping):
+            return math.ceil(self.args.num_train_epochs), 0
+        return epoch, passed
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The checkpoint's, with the rate and schedule that this run was given (the Trainer would keep the old)."""
+        with _going_on():
+            super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = self.lr_scheduler
+        if checkpoint is None or not isinstance(schedule, LambdaLR):
+            return
+        schedule.base_lrs = [self.args.learning_rate] * len(schedule.base_lrs)
+        step, scales = schedule.last_epoch, zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        rates = [base * scale(step) for base, scale in scales]
+        set_last_rates(schedule, rates)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"], group["initial_lr"] = rate, self.args.learning_rate
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _going_on():
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        folder = Path(self.state.best_model_checkpoint)
+        try:
+            open_checkpoint(folder)
+        except Damaged as damage:
+            raise RunError(f"the best checkpoint is damaged: {damage}; the same command makes it anew") from None
+        load_trainable(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trainable(model or self.model, Path(resume_from_checkpoint))
+
+
+@contextlib.contextmanager
+def _going_on() -> Iterator[None]:
+    """Say in one line what of a checkpoint, good as its files are, does not fit this run."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise RunError(f"the checkpoint cannot be gone on from ({reason}); start over with --resume never") from error

@@ -1,0 +1,55 @@
+import torch
+
+from recipe.batches.tokens import SortedPairs, read_tokens
+from recipe.cache.collator import collate
+from tests.utils import examples
+
+
+def columns(rows):
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def test_tokens_hold_every_example():
+    rows = examples(50)
+    tokens = read_tokens(iter([columns(rows[:30]), columns(rows[30:])]))
+    assert [tokens.example(index) for index in range(50)] == rows
+    assert tokens.lengths.tolist() == [len(row["input_ids"]) for row in rows]
+
+
+def test_the_first_pairs_are_a_split_of_their_own():
+    rows = examples(50)
+    head = read_tokens(iter([columns(rows)])).head(20)
+    alone = read_tokens(iter([columns(rows[:20])]))
+    assert head.sha256() == alone.sha256()
+    assert [head.example(index) for index in range(20)] == rows[:20]
+    assert head.labels.tolist() == alone.labels.tolist()
+
+
+def test_fingerprint_sees_text_but_not_labels():
+    rows = examples(5)
+    before = read_tokens(iter([columns(rows)])).sha256()
+    rows[3]["labels"] = 7
+    assert read_tokens(iter([columns(rows)])).sha256() == before
+    rows[3]["token_type_ids"][1] = 1
+    assert read_tokens(iter([columns(rows)])).sha256() != before
+
+
+def test_evaluation_pairs_are_sorted_and_know_their_place():
+    rows = examples(50)
+    tokens = read_tokens(iter([columns(rows)]))
+    pairs = SortedPairs(tokens.lengths, tokens.example)
+    lengths = [len(pair["input_ids"]) for pair in (pairs[i] for i in range(len(pairs)))]
+    assert lengths == sorted(lengths)
+    assert [rows[place] for place in pairs.order] == [pairs[i] for i in range(50)]
+
+
+def test_collate_pads_to_the_longest():
+    rows = [
+        {"input_ids": [2, 7, 3], "token_type_ids": [0, 0, 1], "labels": 1},
+        {"input_ids": [2, 7, 8, 9, 3], "token_type_ids": [0, 0, 0, 1, 1], "labels": 0},
+    ]
+    batch = collate(rows, pad_token_id=6)
+    assert batch["input_ids"].tolist() == [[2, 7, 3, 6, 6], [2, 7, 8, 9, 3]]
+    assert batch["token_type_ids"].tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert torch.equal(batch["labels"], torch.tensor([1, 0]))

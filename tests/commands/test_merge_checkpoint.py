@@ -1,0 +1,93 @@
+import re
+import shutil
+import stat
+import sys
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from recipe.arguments import ModelArguments
+from recipe.checkpoints.manifest import open_checkpoint
+from recipe.commands.merge_checkpoint import main, rebuild
+from recipe.commands.train import train
+from recipe.errors import RunError, UserError
+from recipe.model.base_model import open_base
+from recipe.model.modeling import BertForPairwiseCLS
+from tests.utils import outcome
+
+
+def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path, monkeypatch):
+    train(arguments("--num_train_epochs=2", "--load_best_model_at_end=false"))
+    run = tmp_path / "run"
+    last = open_checkpoint(run / "checkpoint-18")
+    rebuild(last, tmp_path / "last" / "run")
+    assert outcome(tmp_path / "last")[0] == outcome(tmp_path)[0]  # the same bytes
+    monkeypatch.setattr(sys, "argv", ["whole_model", str(run / "checkpoint-9"), str(tmp_path / "first")])
+    main()
+    first, final = (
+        AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+        for folder in (tmp_path / "first", run)
+    )
+    pair = AutoTokenizer.from_pretrained(tmp_path / "first")("花呗", "借呗", return_tensors="pt")
+    assert not torch.equal(first(**pair).logits, final(**pair).logits)
+    assert first.config.id2label == {0: "different", 1: "same"}
+
+
+def test_other_base_weights_are_refused(arguments, tmp_path, tiny_model):
+    train(arguments())
+    checkpoint = open_checkpoint(tmp_path / "run" / "checkpoint-9")
+    shutil.copytree(tiny_model, tmp_path / "other")
+    from tests.test_resuming import other_model
+
+    other_model(tiny_model, tmp_path / "another")
+    with pytest.raises(UserError, match="not the weights that"):
+        rebuild(checkpoint, tmp_path / "out", str(tmp_path / "another"))
+    rebuild(checkpoint, tmp_path / "out", str(tmp_path / "other"))
+    with pytest.raises(UserError, match="there is a model in it"):
+        rebuild(checkpoint, tmp_path / "out")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "config.json").write_text("mine")
+    with pytest.raises(UserError, match=r"config.json is in it; an empty folder, or a new one"):
+        rebuild(checkpoint, tmp_path / "notes")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
+    assert modes == {stat.S_IMODE((tmp_path / "run" / "run.json").stat().st_mode)}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").iterdir() if path.is_file()} == modes
+
+
+def test_a_merge_without_room_leaves_nothing_and_says_so(arguments, tmp_path, monkeypatch):
+    train(arguments("--prefix_cache=off"))
+    checkpoint = open_checkpoint(tmp_path / "run" / "checkpoint-9")
+    out, real = tmp_path / "out", BertForPairwiseCLS.save_pretrained
+
+    def full(self, folder, **kwargs):
+        real(self, folder, **kwargs)
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(BertForPairwiseCLS, "save_pretrained", full)
+    with pytest.raises(
+        RunError, match=rf"{out}: the model cannot be written: .*No space left.*; nothing of it is there"
+    ):
+        rebuild(checkpoint, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").mkdir()
+    out.symlink_to(tmp_path / "elsewhere")
+    rebuild(checkpoint, out)
+    assert outcome_files(out) >= {"config.json", "model.safetensors", "modeling.py", "tokenizer.json"}
+
+
+def test_a_checkpoint_given_as_a_base_names_the_command_that_makes_it_whole(tmp_path):
+    run = tmp_path / "my run"
+    checkpoint = run / "checkpoint-9"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainable.safetensors").touch()
+    command = f"python -m recipe.commands.merge_checkpoint '{checkpoint}' FOLDER"
+    for name, told in ((checkpoint, "a run's checkpoint, which holds the trained"), (run, "a run that has not ended")):
+        with pytest.raises(UserError, match=rf"--model_name_or_path {name}: {told}.*: {re.escape(command)}$"):
+            open_base(ModelArguments(str(name)))
+
+
+def outcome_files(folder):
+    return {path.name for path in folder.iterdir()}

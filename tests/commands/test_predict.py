@@ -1,0 +1,188 @@
+import io
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+
+import pytest
+import torch
+from transformers import pipeline
+
+from recipe.arguments import DataArguments
+from recipe.command_line.parsing import parse
+from recipe.commands.evaluate import evaluate
+from recipe.commands.predict import predict
+from recipe.commands.train import train
+from recipe.errors import Stopped, UserError
+from recipe.evaluation.submission import submission_name
+from tests.utils import make_pairs, write_jsonl
+
+
+@pytest.fixture
+def model(arguments, tmp_path):
+    """A run's folder."""
+    train(arguments("--prefix_cache=off"))
+    return tmp_path / "run"
+
+
+def words(model, *more):
+    return parse([f"--model_name_or_path={model}", "--use_cpu", *more])
+
+
+def test_predictions_are_the_pipelines_in_the_splits_order(model, pairs_dir):
+    predict(words(model, "--do_predict", "--eval_split=validation"))
+    lines = [json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (pairs_dir / "dev.json").read_text().splitlines()]
+    assert [(line["sentence1"], line["sentence2"]) for line in lines] == [
+        (p["sentence1"], p["sentence2"]) for p in pairs
+    ]
+    assert [line["label"] for line in lines] == [{"0": "different", "1": "same"}[pair["label"]] for pair in pairs]
+    torch.manual_seed(0)
+    classify = pipeline("text-classification", str(model), trust_remote_code=True)
+    answers = [classify({"text": pair["sentence1"], "text_pair": pair["sentence2"]}) for pair in pairs]
+    assert [line["prediction"] for line in lines] == [answer["label"] for answer in answers]
+    assert [line["probability"] for line in lines] == pytest.approx([answer["score"] for answer in answers], abs=1e-5)
+    assert not (model / "afqmc_predict.json").exists()
+
+
+def test_the_test_split_without_labels_is_answered_and_made_a_submission(model, capsys):
+    predict(words(model, "--do_predict"))
+    lines = (model / "afqmc_predict.json").read_text().splitlines()
+    predictions = [json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()]
+    assert [json.loads(line) for line in lines] == [
+        {"id": number, "label": {"different": "0", "same": "1"}[predictions[number]["prediction"]]}
+        for number in range(20)
+    ]
+    assert {prediction["label"] for prediction in predictions} == {None}
+    assert "20 lines, one for each row" in capsys.readouterr().out
+
+
+def test_standard_input_to_standard_output(model, monkeypatch, capsys):
+    class Input:
+        buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    predict(words(model, "--do_predict", "--test_file=-"))
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["sentence2"] == "借呗"
+    assert answer["prediction"] in ("same", "different")
+    Input.buffer = io.BytesIO(b'{"sentence1": "a"}\n')
+    with pytest.raises(UserError, match=r"^standard input:1: no 'sentence2'"):
+        predict(words(model, "--do_predict", "--test_file=-"))
+
+
+def test_a_signal_leaves_no_copy_of_standard_input(model, monkeypatch, tmp_path):
+    class Input:
+        buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(sys, "stdin", Input)
+    monkeypatch.setattr("recipe.commands.predict.answer", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped) as stop:
+        predict(words(model, "--do_predict", "--test_file=-"))
+    assert stop.value.status == 143
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, capsys):
+    rows = [{key: row[key] for key in ("sentence1", "sentence2")} for row in make_pairs(4)]
+    path = tmp_path / "test.json"
+
+    def answer(rows, *more):
+        write_jsonl(path, rows)
+        predict(words(model, "--do_predict", f"--test_file={path}", "--dataset_config_name=bq/corpus", *more))
+        predictions = (model / "predictions.jsonl").read_text().splitlines()
+        submission = model / "bq_corpus_predict.json"
+        told = capsys.readouterr().out
+        if not submission.exists():
+            return [json.loads(line).get("id") for line in predictions], told
+        assert "lines, one for each row" in told
+        assert ("; numbered from 0, since no row has an id" in told) == all(
+            "id" not in json.loads(line) for line in predictions
+        )
+        assert [json.loads(line)["id"] for line in submission.read_text().splitlines()] == [
+            json.loads(line).get("id", number) for number, line in enumerate(predictions)
+        ]
+        return [json.loads(line).get("id") for line in predictions], ""
+
+    ids = [2950, 7, "q-1", 3.5]
+    assert answer([{**row, "id": i} for row, i in zip(rows, ids, strict=True)]) == (ids, "")
+    assert answer([{**row, "idx": i} for row, i in zip(rows, ids, strict=True)], "--no_streaming") == (ids, "")
+    masked = [{**row, "id": None, "idx": i} for row, i in zip(rows, ids, strict=True)]  # as pandas fills a column
+    assert answer(masked) == (ids, "")
+    assert answer(rows) == ([None] * 4, "")
+    broken = [{**row, "id": i} for i, row in enumerate(rows)]
+    broken[1]["sentence2"] = " "
+    found, told = answer(broken, "--on_bad_row=skip")  # and the older submission is gone
+    assert found == [0, 2, 3]
+    assert "none is written: it must have every row, and of" in told
+    assert "1 bad rows left out, the first:" in told
+    assert "the id 5 stands twice in" in answer([{**row, "id": 5} for row in rows])[1]
+    assert "1 of 4 rows of" in answer([{**rows[0], "id": 5}, {**rows[1], "id": 6}, {**rows[2], "id": 7}, rows[3]])[1]
+    assert re.search("none is written: 1 of 4 rows of .* have a label", answer([{**rows[0], "label": 1}, *rows[1:]])[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("--do_predict", "predictions.jsonl"),
+        ("--do_predict", "afqmc_predict.json"),
+        ("--do_eval", "eval_results.json"),
+    ],
+)
+def test_what_somebody_else_wrote_is_not_replaced_by_answers(model, tmp_path, asked, name):
+    command = {"--do_predict": predict, "--do_eval": evaluate}[asked]
+    given = words(model, asked, f"--output_dir={tmp_path}")
+    for content in ("mine", '{"mine": 1}', "[" * 9999):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"^--output_dir .*: {name} is there, which this command did not write"):
+            command(given)
+        assert (tmp_path / name).read_text() == content
+    (tmp_path / name).write_text("")
+    for _ in range(2):  # and what it wrote itself is
+        command(given)
+    assert (tmp_path / name).stat().st_size
+
+
+def test_a_submission_is_named_after_the_configuration():
+    for config, name, expected in [
+        ("ocnli", "clue/clue", "ocnli_predict.json"),
+        ("", "shibing624/nli-zh", "nli-zh_predict.json"),
+        ("../x", "a/b", "_x_predict.json"),
+    ]:
+        assert submission_name(DataArguments(dataset_config_name=config, dataset_name=name)) == expected
+
+
+def test_evaluation_scores_any_split_and_says_what_it_is_not(model, pairs_dir, capsys):
+    metrics = evaluate(words(model, "--do_eval"))
+    written = json.loads((model / "eval_results.json").read_text())
+    assert written == json.loads(json.dumps(metrics))
+    results = json.loads((model / "all_results.json").read_text())
+    for key in ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline", "f1", "mcc", "roc_auc"):
+        assert written[f"eval_{key}"] == results[f"eval_{key}"]
+    assert {"eval_average_precision", "eval_ece"} < written.keys()
+    assert "chosen on these very pairs" in capsys.readouterr().out
+    other = evaluate(words(model, "--do_eval", "--eval_split=train"))
+    assert other["eval_validation_threshold"] == metrics["eval_best_threshold"]
+    assert (model / "eval_results_train.json").exists()
+    assert json.loads((model / "eval_results.json").read_text()) == written
+    assert "which validation chose" in capsys.readouterr().out
+    file = evaluate(words(model, "--do_eval", f"--validation_file={pairs_dir / 'train.json'}"))
+    assert file["eval_accuracy"] == other["eval_accuracy"]
+    with pytest.raises(UserError, match=r"test.json: has pairs without a label"):
+        evaluate(words(model, "--do_eval", "--eval_split=test"))
+
+
+def test_two_models_are_compared_on_the_same_pairs(arguments, model, tmp_path, capsys):
+    train(arguments("--prefix_cache=off", "--seed=5", f"--output_dir={tmp_path / 'other'}"))
+    test = evaluate(words(model, "--do_eval", f"--against={tmp_path / 'other'}"))["eval_mcnemar"]
+    first, second = (
+        json.loads((folder / "all_results.json").read_text())["eval_accuracy"] for folder in (model, tmp_path / "other")
+    )
+    assert (test["only_first_right"] - test["only_second_right"]) / 30 == pytest.approx(first - second)
+    assert "McNemar p = " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^--against \S+ no such folder"):
+        evaluate(words(model, "--do_eval", "--against=/missing"))

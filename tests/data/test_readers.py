@@ -1,0 +1,156 @@
+import gzip
+import json
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from recipe.data.readers import BadRow, find_split, read_rows
+from recipe.errors import UserError
+
+ROWS = [
+    {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"},
+    {"sentence1": '他说"可以", 对吗', "sentence2": "不能", "label": "0"},
+]
+
+
+def encode(kind):
+    if kind == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+    if kind == "json":
+        return json.dumps(ROWS, ensure_ascii=False, indent=1).encode()
+    if kind == "csv":
+        return 'sentence1,sentence2,label\n花呗怎么还,怎么还花呗,1\n"他说""可以"", 对吗",不能,0\n'.encode()
+    if kind == "tsv":
+        return 'sentence1\tsentence2\tlabel\n花呗怎么还\t怎么还花呗\t1\n他说"可以", 对吗\t不能\t0\n'.encode()
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, kind, zipped):
+    path = tmp_path / f"train.{kind}{'.gz' if zipped else ''}"
+    path.write_bytes(gzip.compress(encode(kind)) if zipped else encode(kind))
+    assert [row for _, row in read_rows(path)] == ROWS
+
+
+def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.data.json_rows.CHUNK", 5)
+    rows = [{"sentence1": "花" * 40, "n": 12345678901234567890}, [], 1234567, "a", {"b": [1, {"c": 2}]}] * 5
+    path = tmp_path / "a.json"
+    for indent in (None, 1):
+        path.write_text("\ufeff" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+        assert [row for _, row in read_rows(path)] == rows
+    path.write_text(" [ ] ")
+    assert list(read_rows(path)) == []
+    for text, told in [
+        ("[1,\n2 3]", ":2: not JSON: Expecting ','"),
+        ("[1,\n]", ":2: not JSON: Expecting value"),
+        ("[1]\n\n2", ":3: not JSON: Extra data"),
+        ("[1", ":1: not JSON: Expecting ','"),
+        ("[", ":1: not JSON: Expecting value"),
+        ("[" * 9999, ":1: not JSON: maximum recursion"),
+        ('[{"a": 1, "a": 2}]', ":1: not JSON: the key 'a' stands twice"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(UserError, match=told):
+            list(read_rows(path))
+
+
+def test_a_line_without_an_end_is_a_bad_row_and_is_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.data.readers.LONGEST_RECORD", 1000)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' + bytes(3 << 20) + b'\n{"a": 2}\n' + bytes(999)))
+    first, bad, last, short = [row for _, row in read_rows(path)]
+    assert (first, last) == ({"a": 1}, {"a": 2})
+    assert str(bad).startswith(f"{path}:2: the line has more than 1,000 bytes")
+    assert isinstance(short, BadRow)
+
+
+def test_many_keys_or_columns_are_checked_in_one_pass(tmp_path):
+    path = tmp_path / "a.jsonl"
+    keys = [f"k{number}" for number in range(200_000)]
+    path.write_text("{" + ", ".join(f'"{key}": 0' for key in [*keys, keys[-1]]) + "}\n")
+    ((_, row),) = read_rows(path)
+    assert "the key 'k199999' stands twice" in str(row)
+    path = tmp_path / "a.csv"
+    path.write_text(",".join([*keys, keys[-1]]) + "\n")
+    with pytest.raises(UserError, match="the column 'k199999' stands twice"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
+def test_bom_and_crlf_are_fine(tmp_path, kind):
+    path = tmp_path / f"train.{kind}"
+    path.write_bytes(b"\xef\xbb\xbf" + encode(kind).replace(b"\n", b"\r\n"))
+    assert [row for _, row in read_rows(path)] == ROWS
+
+
+def test_rows_know_their_line(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes(b'sentence1,sentence2,label\n"two\nlines",b,0\nc,d,1\n')
+    assert [where for where, _ in read_rows(path)] == [f"{path}:2", f"{path}:4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", b'{"sentence1": "a"}\n{"sentence1": "b', ":2: not JSON"),
+        ("a.jsonl", b'{"sentence1": "a"}\n\xff\xfe\n', ":2: byte 1 is not UTF-8"),
+        ("a.csv", b"sentence1,sentence2,label\na,b\n", ":2: 2 fields under 3"),
+    ],
+)
+def test_a_bad_row_is_given_with_its_line_and_reading_goes_on(tmp_path, name, content, told):
+    path = tmp_path / name
+    good = b'{"sentence1": "z"}\n' if name.endswith("jsonl") else b"x,y,1\n"
+    path.write_bytes(content.rstrip(b"\n") + b"\n" + good)
+    records = [record for _, record in read_rows(path)]
+    (bad,) = [record for record in records if isinstance(record, BadRow)]
+    assert str(bad).startswith(f"{path}{told}")
+    assert not isinstance(records[-1], BadRow)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.txt", b"", "a file ending in .json"),
+        ("a.json", b'[{"sentence1": "a"},\n {"sent', ":2: not JSON"),
+        ("a.csv", b'a,b\n"open', ":2: not a CSV row"),
+        ("a.csv", b"a,b\n\xff,c\n", ":2: byte 1 is not UTF-8"),
+        ("a.csv", "句,b\n".encode("gbk"), "GBK: iconv -f GB18030 -t UTF-8 makes UTF-8 of it"),
+        ("a.tsv", "句\tb\n".encode("utf-16"), "the file may be UTF-16, as Excel saves"),
+        ("a.csv", gzip.compress(b"a,b\n", mtime=0), "the name of such a file ends in .gz"),
+        ("a.parquet", b"PAR1 but no more", "not a Parquet file"),
+        ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-9], "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_an_error(tmp_path, name, content, told):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        list(read_rows(path))
+    assert str(path) in str(error.value)
+    assert told in str(error.value)
+
+
+def test_find_split(tmp_path):
+    (tmp_path / "dev.tsv.gz").touch()
+    assert find_split(tmp_path, "validation") == [tmp_path / "dev.tsv.gz"]
+    assert find_split(tmp_path, "train") == []
+    (tmp_path / "validation.json").touch()
+    with pytest.raises(UserError, match="both hold the validation split"):
+        find_split(tmp_path, "validation")
+    with pytest.raises(UserError, match="no such folder"):
+        find_split(tmp_path / "none", "train")
+
+
+def test_shards_are_found_in_order_and_not_beside_a_whole_file(tmp_path):
+    for number in (1, 0, 2):
+        (tmp_path / f"train-{number:05}-of-00003.csv.gz").touch()
+    assert [path.name[6:11] for path in find_split(tmp_path, "train")] == ["00000", "00001", "00002"]
+    (tmp_path / "train.json").touch()
+    with pytest.raises(UserError, match=r"train.json and train-00000-of-00003.csv.gz both hold the train split"):
+        find_split(tmp_path, "train")

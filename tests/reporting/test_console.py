@@ -1,0 +1,37 @@
+import pytest
+
+from recipe.model.freezing import FreezePlan, PlanRow
+from recipe.reporting.console import RunReport, format_plan, format_summary
+
+PLAN = FreezePlan(
+    [
+        PlanRow("embeddings", 100, 0),
+        *(PlanRow(f"layer {i}", 50, 50 * (i > 9)) for i in range(12)),
+        PlanRow("classifier", 6, 6),
+    ],
+    10,
+)
+
+
+def test_plan_puts_neighbours_of_a_kind_in_one_row():
+    lines = [line.split() for line in format_plan(PLAN).splitlines()]
+    assert lines[1] == ["embeddings", "100", "frozen"]
+    assert lines[2] == ["layers", "0-9", "500", "frozen"]
+    assert lines[3] == ["layers", "10-11", "100", "100"]
+    assert lines[4] == ["classifier", "6", "6"]
+    assert lines[5] == ["all", "706", "106", "(15.0%", "trained)"]
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.72, False), (0.69, True)])
+def test_summary_says_when_nothing_was_learned(accuracy, verdict):
+    metrics = {"eval_accuracy": accuracy, "eval_majority_baseline": 0.69, "epoch": 2.0}
+    text = format_summary(RunReport(PLAN, {}, 0.0, metrics), "outputs/x")
+    assert ("does NOT beat" in text) is verdict
+    assert "after epoch 2 (majority 0.6900)" in text
+    assert text.splitlines()[-1] == "next            make eval RUN=outputs/x"
+
+
+def test_the_best_by_another_metric_is_not_called_the_best_accuracy():
+    metrics = {"eval_accuracy": 0.72, "eval_majority_baseline": 0.69, "epoch": 2.0}
+    text = format_summary(RunReport(PLAN, {}, 0.0, metrics, best_by="f1"), "outputs/x")
+    assert "accuracy        0.7200 after epoch 2, the best by f1 (majority 0.6900)" in text.splitlines()

@@ -1,0 +1,94 @@
+import json
+import sys
+
+import huggingface_hub.constants
+import matplotlib.image
+import pytest
+import transformers.trainer
+from huggingface_hub import ModelCard
+
+from recipe.command_line.parsing import parse
+from recipe.commands.evaluate import evaluate
+from recipe.commands.train import train
+from recipe.errors import RunError
+from tests.utils import make_pairs, write_jsonl
+
+FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
+
+
+@pytest.mark.parametrize("names", [[], ["矛盾", "同义"]])
+def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, names):
+    more = ["--label_names", *names] if names else []
+    if names:
+        for split in ("train", "dev"):
+            text = (pairs_dir / f"{split}.json").read_text()
+            for number, name in enumerate(names):
+                text = text.replace(f'"label": "{number}"', f'"label": "{name}"')
+            (tmp_path / f"{split}.json").write_text(text)
+        more.append(f"--data_dir={tmp_path}")
+    train(arguments("--model_card=true", "--num_train_epochs=2", *more[-1:], *more[:-1]))
+    run = tmp_path / "run"
+    card = ModelCard.load(run / "README.md")
+    results = json.loads((run / "all_results.json").read_text())
+    accuracy = card.data.eval_results[0]
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", round(results["eval_accuracy"], 4))
+    assert card.data.pipeline_tag == "text-classification"
+    for name in FIGURES:
+        assert f"]({name})" in card.text
+        assert min(matplotlib.image.imread(run / name).shape[:2]) > 300
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    for fingerprint in (*identity["data"].values(), *identity["weights"].values()):
+        assert fingerprint in card.text
+    wrong = round(30 * (1 - results["eval_accuracy"]))
+    assert f"## The {min(wrong, 20)} most confident mistakes" in card.text
+    assert "layers 0-1" in card.text
+
+
+def test_labels_and_sentences_are_no_links_images_or_cells(arguments, tmp_path, capsys):
+    names = ["[x](http://a.b)|", "\x1b[31mred\nnext"]
+    rows = [{**row, "label": names[int(row["label"])]} for row in make_pairs(30)]
+    rows = [{**row, "sentence1": f"![t](//a.b/{number}) `x` www.a.b @me"} for number, row in enumerate(rows)]
+    for split in ("train", "dev"):
+        write_jsonl(tmp_path / f"{split}.json", rows)
+    train(arguments("--model_card=true", f"--data_dir={tmp_path}", "--label_names", *names))
+    evaluate(parse(["--do_eval", f"--model_name_or_path={tmp_path / 'run'}", "--use_cpu"]))
+    assert "\x1b" not in capsys.readouterr().out
+    card = (tmp_path / "run" / "README.md").read_text()
+    table = card[card.index("most confident mistakes") : card.index("## How it was made")]
+    assert "\x1b" not in card
+    assert not set("[]!@`") & set(table)
+    assert "www." not in table
+    assert all(line.count("|") == 5 for line in table.splitlines() if line.startswith("|"))
+
+
+def test_the_trainer_pushes_the_whole_model_and_its_card(arguments, tmp_path, monkeypatch):
+    pushed, faults = [], [ConnectionError("no route\nto host")]
+
+    class Hub:
+        def create_repo(self, name, **_):
+            return type("Repo", (), {"repo_id": f"someone/{name}"})
+
+        def upload_folder(self, folder_path, **_):
+            if faults:
+                raise faults.pop()
+            pushed.append((sorted(path.name for path in tmp_path.joinpath(folder_path).iterdir()), folder_path))
+
+    monkeypatch.setattr(transformers.trainer, "hf_api", Hub, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    secret = ["--hub_token=hf_secret1", "--hub-token", "hf_secret2"]
+    monkeypatch.setattr(sys, "argv", ["run_freeze.py", "--seed", "1", *secret, "--push_to_hub"])
+    parsed = arguments("--model_card=true", "--push_to_hub=true", "--report_to=tensorboard", *secret)
+    with pytest.raises(
+        RunError, match=r"^--push_to_hub: ConnectionError: no route to host; the model is whole in .*run"
+    ):
+        train(parsed)
+    written = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    train(parsed)  # which has finished, and is pushed
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == written
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert b"hf_secret" not in path.read_bytes(), path
+    assert "python run_freeze.py --seed 1 --push_to_hub\n" in (tmp_path / "run" / "README.md").read_text()
+    ((names, folder),) = pushed
+    assert folder == str(tmp_path / "run")
+    assert {"README.md", "model.safetensors", "config.json", "modeling.py", *FIGURES} <= set(names)
+    assert "## What was frozen" in (tmp_path / "run" / "README.md").read_text()

@@ -1,0 +1,128 @@
+"""Several processes on one machine, as accelerate launch starts them: gloo on the CPU."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from recipe.checkpoints.rotation import checkpoint_folders
+from recipe.commands.prefix_cache import list_caches
+from recipe.commands.train import train
+from tests.launching import fork_ranks, small_run, start
+from tests.utils import KEYS, assert_close, history, outcome
+
+
+@pytest.fixture
+def launch(tiny_model, pairs_dir, tmp_path):
+    """A function: words -> the small run of `arguments` on two processes, 16 pairs each."""
+    return lambda *words: start([*small_run(tiny_model, pairs_dir, tmp_path / "cache of two"), *words])
+
+
+@pytest.fixture
+def run_two(tiny_model, pairs_dir, tmp_path):
+    """The same without the launcher; what the first rank printed."""
+
+    def run(*words):
+        flags = small_run(tiny_model, pairs_dir, tmp_path / "cache of two")
+        first, second = fork_ranks([*flags, *words], [tmp_path, tmp_path])
+        assert (first.status, second.status, second.out) == (0, 0, ""), first.err + second.err
+        return first.out
+
+    return run
+
+
+def test_two_ranks_give_the_result_of_one(arguments, run_two, tmp_path):
+    # 30 validation pairs are no multiple of 7 x 2; a patience of 1 ends the run early
+    words = ["--dropout=0", "--num_train_epochs=6", "--prefix_cache_dtype=float32", "--early_stopping_patience=1"]
+    train(arguments("--per_device_train_batch_size=32", *words, f"--output_dir={tmp_path / 'one'}"))
+    out = run_two(*words, "--per_device_eval_batch_size=7", f"--output_dir={tmp_path / 'two'}")
+    assert out.count("\nepoch 1 ") == 1
+    for key in KEYS:
+        assert_close(history(tmp_path / "one", key), history(tmp_path / "two", key), 1e-5)
+    ends = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "two")]
+    for key in ("eval_accuracy", "eval_majority_baseline", "epoch", "eval_f1", "eval_confusion_matrix"):
+        assert ends[0][key] == ends[1][key], key
+    assert len(history(tmp_path / "one", "eval_loss")) < 6
+    (train_cache, eval_cache) = sorted(m["pairs"] for _, _, m in list_caches(tmp_path / "cache of two"))
+    assert (train_cache, eval_cache) == (30, 70)
+
+
+def test_two_ranks_score_and_answer_like_one(tiny_model, pairs_dir, tmp_path, arguments):
+    train(arguments(f"--output_dir={tmp_path / 'run'}"))
+    base = [f"--model_name_or_path={tmp_path / 'run'}", "--use_cpu", "--per_device_eval_batch_size=7"]
+    before = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    for words in (["--do_eval"], ["--do_predict"]):
+        first, second = fork_ranks([*base, *words], [tmp_path, tmp_path])
+        assert (first.status, second.status, second.out) == (0, 0, ""), first.err + second.err
+    after = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    for key in ("eval_accuracy", "eval_confusion_matrix"):
+        assert after[key] == before[key]
+    assert after["eval_loss"] == pytest.approx(before["eval_loss"], abs=1e-6)
+    assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 20
+
+
+def test_two_ranks_resume_in_mid_epoch_to_the_same_bytes(run_two, tmp_path):
+    words = ["--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=9"]
+    words += ["--eval_strategy=steps", "--eval_steps=1", f"--output_dir={tmp_path / 'run'}"]
+    run_two(*words)
+    expected = outcome(tmp_path)
+    for checkpoint in checkpoint_folders(tmp_path / "run")[:4]:
+        shutil.rmtree(checkpoint)
+    (tmp_path / "run" / "run.json").unlink()
+    assert "going on from step 2: " in run_two(*words)
+    assert outcome(tmp_path) == expected
+
+
+def test_a_rank_that_dies_ends_the_run_and_the_same_command_carries_on(launch, tmp_path):
+    words = ["--num_train_epochs=400", "--save_strategy=steps", "--save_steps=2", "--eval_strategy=no"]
+    words += [f"--output_dir={tmp_path / 'run'}"]
+    process = launch(*words)
+    deadline = time.monotonic() + 120
+    while len(checkpoint_folders(tmp_path / "run")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ranks = [
+        int(name)
+        for name in os.listdir("/proc")
+        if name.isdigit() and b"\0RANK=1\0" in _environment(name) and str(tmp_path).encode() in _command(name)
+    ]
+    os.kill(ranks[0], signal.SIGKILL)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert time.monotonic() - started < 60
+    assert process.returncode == 1
+    assert "SIGKILL" in err or "-9" in err
+    step = int(checkpoint_folders(tmp_path / "run")[0].name.split("-")[1])
+    process = launch(*words)
+    for line in process.stdout:
+        if line.startswith("going on from step"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert int(line.split()[4].rstrip(":")) in (step, step - 2)  # the newest may be half-written
+
+
+def _environment(process):
+    return _read(f"/proc/{process}/environ")
+
+
+def _command(process):
+    return _read(f"/proc/{process}/cmdline")
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def test_an_error_of_any_rank_is_told_once_by_the_first(launch):
+    process = launch("--freeze_layers=0-9")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    told = [line for line in err.splitlines() if line.startswith("run_freeze.py: error:")]
+    assert told == ["run_freeze.py: error: --freeze_layers 0-9: no layer 9; the model's layers are 0-3"]

@@ -1,0 +1,181 @@
+import json
+import os
+import subprocess
+import sys
+
+import datasets
+import pytest
+from datasets.iterable_dataset import ExamplesIterable
+
+from recipe.arguments import DataArguments
+from recipe.data.opening import open_split
+from recipe.data.splits import iterate
+from recipe.errors import RunError, UserError
+from recipe.system.hub import require_hub
+from tests.hub_server import FAULTS, hub
+from tests.published import publish
+from tests.utils import ROOT, make_pairs
+
+CARD = """---
+configs:
+- config_name: afqmc
+  data_files:
+  - {split: train, path: afqmc/train-*}
+  - {split: validation, path: afqmc/validation-*}
+dataset_info:
+- config_name: afqmc
+  features:
+  - {name: sentence1, dtype: string}
+  - {name: sentence2, dtype: string}
+  - name: label
+    dtype: {class_label: {names: {'0': '0', '1': '1'}}}
+  - {name: idx, dtype: int32}
+  splits:
+  - {name: train, num_bytes: 1000, num_examples: 48}
+  - {name: validation, num_bytes: 1000, num_examples: 20}
+  download_size: 1000
+  dataset_size: 2000
+---
+"""
+
+
+@pytest.fixture(scope="module")
+def afqmc(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clue")
+    names = datasets.ClassLabel(names=["0", "1"])
+    text, number = datasets.Value("string"), datasets.Value("int32")
+    features = datasets.Features({"sentence1": text, "sentence2": text, "label": names, "idx": number})
+    (folder / "afqmc").mkdir()
+    for split, count in (("train", 48), ("validation", 20)):
+        rows = [{**row, "label": int(row["label"]), "idx": i} for i, row in enumerate(make_pairs(count, count))]
+        shards = [rows[:5], rows[5:40], rows[40:]] if split == "train" else [rows]
+        for number, shard in enumerate(shards):
+            table = datasets.Dataset.from_list(shard, features=features)
+            table.to_parquet(folder / "afqmc" / f"{split}-{number:05}-of-{len(shards):05}.parquet")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def run(endpoint, tmp_path, *words):
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    base = ["--max_length", "32", "--use_cpu", "--num_train_epochs", "2", "--prefix_cache", "off"]
+    command = [sys.executable, str(ROOT / "run_freeze.py"), *base, *words]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
+def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(
+    tiny_model, afqmc, tmp_path, monkeypatch, reading
+):
+    FAULTS["left"] = 1
+    published = publish(tiny_model, tmp_path / "published", "bert-base-chinese")
+    with hub({"models/google-bert/bert-base-chinese": published, "datasets/clue/clue": afqmc}) as endpoint:
+        done = run(endpoint, tmp_path, reading)
+    assert done.returncode == 0, done.stderr
+    assert FAULTS["left"] == 0
+    assert "peer closed connection" in done.stderr  # and was asked again for the rest
+    assert "train: 48 pairs from clue/clue afqmc train" in done.stdout
+    results = json.loads((tmp_path / "outputs" / "freeze" / "all_results.json").read_text())
+    assert results["epoch"] in (1.0, 2.0)
+    if reading == "--no_streaming":
+        without_the_hub(monkeypatch, tmp_path)
+
+
+def without_the_hub(monkeypatch, tmp_path):
+    """What --no_streaming has prepared does where HF_HUB_OFFLINE is set, or nobody answers, under either reading."""
+    known = json.loads((tmp_path / "outputs" / "freeze" / "run.json").read_text())["identity"]["data"]["train"]
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "home" / "datasets")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for offline, streaming in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        split = open_split(DataArguments(streaming=streaming), "train")
+        labels = [pair["label"] for pair in iterate(split.pairs)]
+        assert labels == [int(row["label"]) for row in make_pairs(48, 48)]
+        assert split.fingerprint == known  # so that a run begun with the Hub can be resumed without
+        assert [json.loads(pair["id"]) for pair in iterate(split.pairs)] == list(range(48))
+    (told,) = (tmp_path / "home" / "datasets").glob("clue___clue/afqmc/*/*/dataset_info.json")
+    told.write_text(told.read_text().replace('["0", "1"]', '["1", "0"]'))
+    split = open_split(DataArguments(), "train")  # the same ids under names in another order
+    assert split.label_names == ["1", "0"]
+    assert [pair["label"] for pair in iterate(split.pairs)] == labels
+    split = open_split(DataArguments(label_names=["0", "1"], max_train_samples=7), "train")
+    assert split.shards == 1
+    assert [pair["label"] for pair in iterate(split.pairs)] == [1 - label for label in labels[:7]]
+
+
+@pytest.fixture
+def small_hub(monkeypatch, tiny_model):
+    """A Hub that this process asks."""
+    with hub({"models/some/model": tiny_model}) as endpoint:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        yield
+    FAULTS.update(busy=0, free=0, expired=None)
+
+
+def test_a_busy_hub_is_asked_again(small_hub):
+    FAULTS["busy"] = 1
+    assert require_hub("--model_name_or_path", "some/model", "model")
+    assert FAULTS["busy"] == 0
+    FAULTS["busy"] = 99
+    with pytest.raises(UserError, match=r"is busy \(status 429\), and still was"):
+        require_hub("--model_name_or_path", "some/model", "model")
+
+
+def test_an_expired_token_is_named_and_no_mirror(small_hub, monkeypatch):
+    FAULTS["expired"] = "hf_old"
+    monkeypatch.setenv("HF_TOKEN", "hf_old")
+    with pytest.raises(UserError, match=r"does not take the token \(status 401\).*set HF_TOKEN") as error:
+        require_hub("--model_name_or_path", "some/model", "model")
+    assert "mirror" not in str(error.value)
+    assert not require_hub("--model_name_or_path", "some/model", "model", cached=True)
+
+
+def test_a_hub_that_is_gone_in_the_middle_ends_the_run_in_a_line():
+    def rows():
+        yield 0, {"sentence1": "a"}
+        raise ConnectionError("peer closed\nconnection")
+
+    examples = datasets.IterableDataset(ExamplesIterable(rows, {}))
+    with pytest.raises(RunError, match="cannot be read on from the Hub: peer closed connection; the same command"):
+        list(iterate(examples))
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_metadata_that_promises_other_rows_is_found_out(tiny_model, afqmc, tmp_path, cache):
+    (tmp_path / "wrong").mkdir()
+    for path in (afqmc / "afqmc").iterdir():
+        (tmp_path / "wrong" / "afqmc").mkdir(exist_ok=True)
+        (tmp_path / "wrong" / "afqmc" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "wrong" / "README.md").write_text(CARD.replace("num_examples: 48", "num_examples: 50"))
+    repositories = {"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": tmp_path / "wrong"}
+    with hub(repositories) as endpoint:
+        done = run(endpoint, tmp_path, f"--prefix_cache={cache}", f"--prefix_cache_dir={tmp_path / 'cache'}")
+    assert done.returncode == 2
+    assert "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50" in done.stderr
+
+
+def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
+    done = run("http://127.0.0.1:9", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for way in ("--model_name_or_path", "--data_dir", "HF_ENDPOINT", "make demo"):
+        assert way in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_offline_without_a_copy_says_so():
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no copy"):
+        require_hub("--model_name_or_path", "some/model", "model", "config.json")
+
+
+def test_a_proxy_that_lacks_a_package_is_one_line(monkeypatch):
+    def repo_info(*_, **__):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed.\nMake sure to")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
+    with pytest.raises(UserError, match=r"^--model_name_or_path a/b: Using SOCKS proxy.*ALL_PROXY") as error:
+        require_hub("--model_name_or_path", "a/b", "model")
+    assert "\n" not in str(error.value)

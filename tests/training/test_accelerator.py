@@ -1,0 +1,94 @@
+"""What a GPU asks for, as far as a CPU can tell: decisions, shapes, and that a compiled tail learns the same."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from recipe.cache.cached_split import refuse_spawned_workers
+from recipe.cache.encoding import batch_tokens, fast_dtype
+from recipe.cache.prefix_cache import PrefixCache
+from recipe.commands.train import train
+from recipe.training import accelerator as gpu
+from tests.utils import assert_close, history
+
+
+@pytest.fixture
+def cache():
+    """Pairs of 3, 8 and 9 tokens."""
+    states = torch.arange(20.0)[:, None].repeat(1, 4)
+    return PrefixCache(states, torch.tensor([0, 3, 11, 20]), {"pairs": 3})
+
+
+def gpu_args(workers=0):
+    return SimpleNamespace(
+        device=SimpleNamespace(type="cuda"), dataloader_num_workers=workers, process_index=0, dataloader_pin_memory=True
+    )
+
+
+def test_few_lengths_occur_and_the_mask_hides_the_rest(cache):
+    padded = cache.to(torch.device("cpu"), 8)
+    for indices, length in (([0], 8), ([1], 8), ([0, 1], 8), ([2, 0], 16)):
+        states, mask = padded.gather(indices)
+        assert states.shape[1] == mask.shape[1] == length
+        assert mask.sum(1).tolist() == [[3, 8, 9][index] for index in indices]
+        plain, _ = cache.gather(indices)
+        assert torch.equal(states[:, : plain.shape[1]], plain)
+
+
+@pytest.mark.parametrize(
+    ("free", "workers", "told", "pinned"),
+    [(1000, 0, "in GPU memory", False), (500, 0, "stay with the host", True), (1000, 2, None, True)],
+)
+def test_the_cache_goes_to_the_gpu_where_it_fits(cache, monkeypatch, capsys, free, workers, told, pinned):
+    moved = []
+    monkeypatch.setattr(gpu, "free_bytes", lambda device: free)
+    monkeypatch.setattr(PrefixCache, "to", lambda self, device, multiple: moved.append(multiple) or self)
+    args = gpu_args(workers)
+    (kept,) = gpu.place_caches([cache], args)  # 320 bytes
+    assert moved == ([gpu.PAD_TO_MULTIPLE_OF] if told == "in GPU memory" else [])
+    assert args.dataloader_pin_memory is pinned
+    assert (told or "") in capsys.readouterr().out
+    assert moved or kept.pad_to_multiple_of == gpu.PAD_TO_MULTIPLE_OF
+
+
+def test_on_a_cpu_it_stays_where_it_is(cache, arguments):
+    assert gpu.place_caches([cache], arguments().training) == [cache]
+    (padded,) = gpu.place_caches([cache], arguments("--compile_tail=on").training)
+    assert (padded.states is cache.states, padded.pad_to_multiple_of) == (True, gpu.PAD_TO_MULTIPLE_OF)
+
+
+def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "BACKEND", "aot_eager")
+    words = ("--num_train_epochs=2", "--dropout=0")
+    for mode in ("off", "on"):
+        train(arguments(*words, f"--compile_tail={mode}", f"--output_dir={tmp_path / mode}"))
+    for key in ("loss", "grad_norm", "eval_loss"):
+        assert_close(history(tmp_path / "off", key), history(tmp_path / "on", key), 1e-5)
+    manifest = json.loads((tmp_path / "on" / "checkpoint-18" / "manifest.json").read_text())
+    assert manifest["prefix"]["compiled"] is True
+
+
+def test_a_tail_that_is_not_compiled_is_said_to_be_so(arguments, capsys):
+    train(arguments("--compile_tail=on", "--prefix_cache=off", "--eval_strategy=no", "--max_steps=1"))
+    assert "note: --compile_tail compiles nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 0)])
+def test_workers_that_would_be_spawned_are_not_used(monkeypatch, capsys, method, workers):
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
+    args = SimpleNamespace(dataloader_num_workers=2, dataloader_persistent_workers=True, process_index=0)
+    refuse_spawned_workers(args)
+    assert (args.dataloader_num_workers, args.dataloader_persistent_workers) == (workers, bool(workers))
+    assert ("--dataloader_num_workers 2" in capsys.readouterr().out) is not bool(workers)
+
+
+@pytest.mark.parametrize("kind", ["mps", "npu", "xpu"])
+def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
+    device = SimpleNamespace(type=kind)
+    assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
+    for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
+        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda: able)  # noqa: B023
+        monkeypatch.setattr(torch, kind, backend, raising=False)
+        assert fast_dtype(device) == name
