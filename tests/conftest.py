@@ -14,15 +14,15 @@ from transformers import AutoTokenizer
 from recipe.arguments import FreezeArguments, ModelArguments
 from recipe.batches.tokenization import tokenize
 from recipe.batches.tokens import read_tokens
-from recipe.cache.encoding import Encoding, encode
-from recipe.cache.key import make_key
+from recipe.cache.encoding import Encoding
+from recipe.cache.finding import find_or_encode
+from recipe.cache.key import make_key, pair_hashes
 from recipe.command_line.parsing import parse
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate_batches
 from recipe.model.base_model import open_base
 from recipe.model.freezing import freeze
 from recipe.model.loading import load_model
-from recipe.system.distributed import Share
 from tests.utils import make_pairs, make_tiny_model, write_jsonl
 
 torch.set_num_threads(1)
@@ -93,12 +93,13 @@ def split_tokens(arguments, tiny_model):
 
 @pytest.fixture
 def encoded(model, split_tokens, arguments, tmp_path):
-    """A function: storage type -> the cache of the tiny model's prefix over the training split, its tokens and key."""
+    """A function: types -> the training split in the tiny model's prefix cache, found or made, its tokens and key."""
 
-    def build(dtype="float32", compute_dtype="float32"):
-        tokens = split_tokens()
-        key = make_key(model, tokens, dtype, compute_dtype)
-        args = arguments().training
-        return encode(Encoding(model, tokens, key, tmp_path / "cache", "train"), args, Share.of(args)), tokens, key
+    def build(dtype="float32", compute_dtype="float32", tokens=None, directory=tmp_path / "cache"):
+        tokens = split_tokens() if tokens is None else tokens
+        key = make_key(model, dtype, compute_dtype, torch.device("cpu"))
+        job = Encoding(model, tokens, pair_hashes(tokens), key, directory, "train")
+        (cache,) = find_or_encode([job], arguments().training)
+        return cache, tokens, key
 
     return build

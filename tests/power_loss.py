@@ -1,8 +1,8 @@
 """What a file system may have kept when the power went, after the method of ALICE and LazyFS.
 
 A Recorder watches a folder while something is written to it: which names appear, go and are renamed, what each file
-holds, and what is fsynced. A crash then keeps of a file what its last fsync covered, or else anything (here: all,
-half or nothing of it), and of the names of a folder those that an fsync of the folder covered, and any of the later.
+holds, and what is fsynced. A crash then keeps of a file what its last fsync covered, and of what was written since
+anything (here: all, half or nothing of it, or zeros in its place), and of the names of a folder those that an fsync of the folder covered, and any of the later.
 Only a rename is kept whole or not at all.
 """
 
@@ -57,7 +57,8 @@ class Recorder:
                 stamp = (status.st_mtime_ns, status.st_size)
                 if stat.S_ISREG(status.st_mode) and self.stamps.get(number) != stamp:
                     self.stamps[number], self.written[number] = stamp, Path(root, name).read_bytes()
-                    self.safe.pop(number, None)
+                    if not self.written[number].startswith(self.safe.get(number, b"")):
+                        del self.safe[number]  # else it was appended to
         links = {place: number for place, number in names.items() if self.names.get(place) != number}
         gone = frozenset(self.names.keys() - names.keys())
         changes = [Change(links, gone)] if whole else [Change({place: links[place]}, frozenset()) for place in links]
@@ -136,6 +137,7 @@ def _lay_out(names, moment, number, folder, rng):
             (folder / name).mkdir()
             _lay_out(names, moment, inner, folder / name, rng)
             continue
-        content = moment.written[inner]
-        torn = [content, b"", content[: len(content) // 2], bytes(len(content))]
-        (folder / name).write_bytes(moment.safe.get(inner, rng.choice(torn)))
+        content, safe = moment.written[inner], moment.safe.get(inner, b"")
+        rest = len(content) - len(safe)
+        torn = [content, safe, content[: len(safe) + rest // 2], safe + bytes(rest)]
+        (folder / name).write_bytes(rng.choice(torn))

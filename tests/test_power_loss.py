@@ -6,9 +6,13 @@ import random
 import shutil
 import sys
 
+import numpy as np
 import pytest
+import torch
 
-from recipe.cache.prefix_cache import open_cache
+from recipe.cache.appending import append
+from recipe.cache.finding import find_or_encode
+from recipe.cache.store import intact, open_store
 from recipe.checkpoints.restoring import open_resumable
 from recipe.checkpoints.resuming import _finished_report
 from recipe.checkpoints.rotation import newest_good
@@ -89,27 +93,48 @@ def test_saves_and_final_files(arguments, tmp_path, monkeypatch, crashes):
 
 
 def test_a_cache(arguments, tmp_path, monkeypatch, crashes):
-    opened = []
+    """Whatever is found after a crash is what was written; what was committed before it is there."""
+    jobs, real = [], append
 
-    def remember(*args):
-        opened.append(args)
-        return open_cache(*args)
+    def remember(each, args):
+        jobs[:] = each
+        return find_or_encode(each, args)
 
-    monkeypatch.setattr("recipe.cache.policy.open_cache", remember)
+    def appended(store, hashes, *more):
+        real(store, hashes, *more)
+        recorder.mark = (recorder.mark or 0) + len(hashes)
+
+    monkeypatch.setattr("recipe.cache.policy.find_or_encode", remember)
+    monkeypatch.setattr("recipe.cache.appending.append", appended)
+    monkeypatch.setattr("recipe.cache.appending.COMMIT_BYTES", 1 << 14)
     (tmp_path / "cache").mkdir()
     with recording(tmp_path / "cache", monkeypatch) as recorder:
         train(arguments("--prefix_cache=on"))
-    directory, *key = opened[0]
-    expected = open_cache(directory, *key).states
-    found = [open_cache(place, *key) for _, place in crashes(recorder)]
-    assert any(each is not None for each in found)
-    assert all(each is None or each.states.equal(expected) for each in found)
+    hashes, key = np.concatenate([job.hashes for job in jobs]), jobs[0].key
+    rows = torch.cat([job.rows for job in jobs])
+
+    def states(store, starts):
+        return [store.states[start : start + count] for start, count in zip(starts, rows, strict=True)]
+
+    whole = open_store(tmp_path / "cache", key)
+    expected, seen = states(whole, whole.find(hashes)), set()
+    for mark, place in crashes(recorder):
+        store = open_store(place, key)
+        found = torch.full((len(hashes),), -1) if store is None else intact(store).find(hashes)
+        there = [index for index, start in enumerate(found.tolist()) if start >= 0]
+        assert len(there) >= (mark or 0)
+        if there:
+            rest = states(store, found)
+            assert all(rest[index].equal(expected[index]) for index in there)
+        seen.add(len(there))
+    assert len(seen) > 3
+    assert max(seen) == len(hashes)
 
 
 def test_a_sweeps_record_a_merge_and_an_export(tmp_path, monkeypatch, crashes):
     folder = tmp_path / "folder"
     folder.mkdir()
-    record = {"settings": {}, "data": None, "majority": None, "caches": [], "points": []}
+    record = {"settings": {}, "data": None, "majority": None, "points": []}
     with recording(folder, monkeypatch) as recorder:
         for number in range(3):
             point = {"depth": number, "seed": 1, "accuracy": 1.0, "trainable": 1, **dict.fromkeys(sweep.SECONDS, 1.0)}

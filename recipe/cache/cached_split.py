@@ -1,15 +1,73 @@
-"""A split whose pairs are looked up in the prefix cache, as far as they are kept in it."""
+"""A split whose pairs are looked up in the prefix cache, and how its states come to the tail."""
 
 import multiprocessing
-from typing import NamedTuple
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
 from recipe.batches.tokens import Example, SortedPairs, Tokens, describe_cut
-from recipe.cache.prefix_cache import PrefixCache
+from recipe.cache.key import CacheKey
 from recipe.data.splits import Split, iterate_batches
+from recipe.errors import Damaged
 from recipe.process.progress import say
+
+STATE_SHAPE = {"dtype": (str, None), "compute_dtype": (str, None), "kept": int, "pairs": int, "compiled": bool}
+SENTENCE = re.compile(r"in (\w+), computed in (\w+)(?:, ([\d,]+) of ([\d,]+) pairs)?(, tail compiled)?")
+
+
+class PrefixCache:
+    """The states of the first pairs of a split, wherever a store has them.
+
+    Attributes:
+        states: (rows, hidden), memory-mapped, or on a GPU.
+        starts: (pairs,); the first row of each pair.
+        lengths: (pairs,); how many rows it has: one a token, or [CLS] alone where the last layer is in the prefix.
+        pad_to_multiple_of: tokens; batches are padded so, that few shapes occur. 1 for no such padding.
+        held: what keeps other processes from removing the store meanwhile.
+    """
+
+    def __init__(
+        self, states: Tensor, starts: Tensor, lengths: Tensor, pad_to_multiple_of: int = 1, held: Any = None
+    ) -> None:
+        self.states, self.starts, self.lengths = states, starts, lengths
+        self.pad_to_multiple_of, self.held = pad_to_multiple_of, held
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def size_in_bytes(self) -> int:
+        """Of the pairs' states alone; the store may have others'."""
+        return int(self.lengths.sum()) * self.states[0].nbytes if len(self) else 0
+
+    def to(self, device: torch.device, pad_to_multiple_of: int) -> "PrefixCache":
+        """The same with its states in `device`'s memory, whence `gather` moves nothing but what it is asked for."""
+        ends = self.lengths.cumsum(0)
+        places = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - self.lengths - self.starts, self.lengths)
+        return PrefixCache(self.states[places].to(device), ends - self.lengths, self.lengths, pad_to_multiple_of)
+
+    def padded(self, pad_to_multiple_of: int) -> "PrefixCache":
+        """The same with batches padded to few lengths."""
+        return PrefixCache(self.states, self.starts, self.lengths, pad_to_multiple_of, self.held)
+
+    def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """The states of some pairs, (batch, longest, hidden), and their mask (batch, longest), None without padding.
+
+        One indexed copy; padding repeats a pair's last row, which the mask hides. Padded to a multiple, all batches
+        have a mask, so that they are of one kind.
+        """
+        wanted = torch.as_tensor(indices)
+        starts, lengths = self.starts[wanted], self.lengths[wanted]
+        longest = -(-int(lengths.max()) // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        place = torch.arange(longest)
+        rows = starts[:, None] + torch.minimum(place, lengths[:, None] - 1)
+        states = self.states.index_select(0, rows.view(-1).to(self.states.device)).view(*rows.shape, -1)
+        whole = self.pad_to_multiple_of == 1 and bool((lengths == longest).all())
+        return states, None if whole else (place < lengths[:, None]).long()
 
 
 def describe_first_cut(split: Split) -> list[str]:
@@ -24,11 +82,12 @@ class CachedSplit(NamedTuple):
     cache: PrefixCache
     tokens: Tokens
     lengths: Tensor  # int32, (pairs,)
+    key: CacheKey
 
     @property
     def kept(self) -> int:
         """How many pairs are in the cache."""
-        return self.cache.manifest["pairs"]
+        return len(self.cache)
 
     @property
     def whole(self) -> bool:
@@ -66,3 +125,56 @@ def refuse_spawned_workers(args: TrainingArguments) -> None:
         )
         args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
         args.dataloader_prefetch_factor = None
+
+
+class PrefixState(NamedTuple):
+    """Of a run that trains from the prefix cache; `NO_CACHE` of one that computes the prefix in every step.
+
+    Attributes:
+        dtype: how states are stored, None without a cache.
+        compute_dtype: how they were computed.
+        kept: pairs whose states are in the cache; 0 where all `pairs` are.
+        compiled: whether the tail runs compiled, in which dropout draws other numbers.
+    """
+
+    dtype: str | None = None
+    compute_dtype: str | None = None
+    kept: int = 0
+    pairs: int = 0
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        """In words, behind 'prefix cache'."""
+        if self.dtype is None:
+            return "off"
+        some = f", {self.kept:,} of {self.pairs:,} pairs" if self.kept else ""
+        return f"in {self.dtype}, computed in {self.compute_dtype}{some}{', tail compiled' * self.compiled}"
+
+
+NO_CACHE = PrefixState()
+
+
+def prefix_state(cached: Sequence[CachedSplit] | None, compiled: bool = False) -> PrefixState:
+    """Of a run over these splits; None where none of them is cached."""
+    if not cached:
+        return NO_CACHE
+    kept, pairs = sum(each.kept for each in cached), sum(len(each.lengths) for each in cached)
+    some = (kept, pairs) if kept < pairs else (0, 0)
+    return PrefixState(cached[0].key.dtype, cached[0].key.compute_dtype, *some, compiled)
+
+
+def recorded_state(said: Any) -> PrefixState:
+    """The state that a manifest records: an object, or a sentence in those of earlier releases.
+
+    Raises:
+        Damaged: it is neither.
+    """
+    if isinstance(said, dict):
+        return PrefixState(**{name: said[name] for name in STATE_SHAPE})
+    match = SENTENCE.fullmatch(said)
+    if match is None and said != "off":
+        raise Damaged(f"prefix is {said!r:.60}; an object is expected")
+    if match is None:
+        return NO_CACHE
+    kept, pairs = (int((number or "0").replace(",", "")) for number in match.group(3, 4))
+    return PrefixState(match[1], match[2], kept, pairs, bool(match[5]))

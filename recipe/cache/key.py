@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 from importlib.metadata import version
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import TrainingArguments
@@ -15,6 +17,10 @@ from recipe.internals import attention_of
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.system.arithmetic import ENVIRONMENT, describe_arithmetic
 
+LONG = 48  # tokens; few pairs of AFQMC have more
+# Tokens in a batch of pairs with up to LONG tokens, and in one of longer pairs: so small that filling up the last batch
+# of each length costs AFQMC 4.3 %, so large that the matrix units are kept busy (docs/cache.md).
+BATCH_TOKENS = {"cpu": (512, 256), "cuda": (4096, 1024)}
 COMPUTED_WITH = ("device", "processor instructions", "attention kernels", "oneDNN", "float32 matrix products")
 
 
@@ -30,16 +36,22 @@ class LayerConfig(NamedTuple):
 
 
 class CacheKey(NamedTuple):
-    """All that determines a prefix's outputs: the weights of each module, the token ids, and how they are computed."""
+    """All that determines a pair's states besides its tokens: the weights of each module, and how they are computed."""
 
     modules: tuple[str, ...]  # sha256 of the embeddings and of each layer of the prefix
-    tokens: str  # sha256 of ids, types and lengths: stands for texts, tokenizer and max_length
     layers: LayerConfig
     dtype: str
     compute_dtype: str
     versions: str
+    batch_tokens: tuple[int, int]  # the shape of the batches that they are computed in
     arithmetic: str  # what the processor and the libraries' settings are: others round otherwise
     owner: int  # caches are readable by their owner only, so that in a shared folder each user has his own
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row takes on disk."""
+        itemsize: int = getattr(torch, self.dtype).itemsize
+        return self.layers.hidden_size * itemsize
 
     @property
     def depth(self) -> int:
@@ -52,27 +64,53 @@ class CacheKey(NamedTuple):
         return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
 
     def at_depth(self, depth: int) -> "CacheKey":
-        """The key of a shallower prefix of the same model over the same tokens."""
+        """The key of a shallower prefix of the same model."""
         return self._replace(modules=self.modules[: depth + 1])
 
 
 def make_key(
-    model: BertForPairwiseCLS, tokens: Tokens, dtype: str, compute_dtype: str, arithmetic: str = ""
+    model: BertForPairwiseCLS, dtype: str, compute_dtype: str, device: torch.device, arithmetic: str = ""
 ) -> CacheKey:
-    """The key of the model's frozen prefix over `tokens`, computed with what `arithmetic_of` tells."""
+    """The key of the model's frozen prefix, computed on `device` with what `arithmetic_of` tells."""
     config = model.config
     read = {name: getattr(config, name) for name in LayerConfig._fields[:-1]}
     modules = [model.bert.embeddings, *model.bert.encoder.layer[: model.prefix_depth]]
     return CacheKey(
         modules=tuple(_weights_sha256(module) for module in modules),
-        tokens=tokens.sha256(),
         layers=LayerConfig(**read, attn_implementation=attention_of(config)),
         dtype=dtype,
         compute_dtype=compute_dtype,
         versions=f"torch {version('torch')}, transformers {version('transformers')}",
+        batch_tokens=batch_tokens(device),
         arithmetic=arithmetic,
         owner=os.getuid() if hasattr(os, "getuid") else 0,
     )
+
+
+def batch_tokens(device: torch.device) -> tuple[int, int]:
+    """BATCH_TOKENS of a device; on an accelerator that was not measured, what any memory holds."""
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+
+
+def batch_pairs(length: int, tokens: tuple[int, int]) -> int:
+    """Pairs in a batch of the encoding pass, a function of their length alone.
+
+    A matrix product's last bits depend on its shape, so that a pair has the same states in any company.
+    """
+    return max(1, (tokens[0] if length <= LONG else tokens[1]) // length)
+
+
+def pair_hashes(tokens: Tokens) -> np.ndarray:
+    """What each pair is found by, (pairs,): BLAKE2b of its ids and types, 16 bytes.
+
+    It stands for texts, tokenizer, max_length and the order of the two sentences.
+    """
+    ids, types, ends = tokens.input_ids.numpy(), tokens.token_type_ids.numpy(), tokens.offsets.tolist()
+    digests = (
+        hashlib.blake2b(ids[start:end].tobytes() + types[start:end].tobytes(), digest_size=16).digest()
+        for start, end in pairwise(ends)
+    )
+    return np.frombuffer(b"".join(digests), dtype="S16")
 
 
 def arithmetic_of(args: TrainingArguments) -> str:

@@ -1,4 +1,4 @@
-"""Whether a run trains from the prefix cache, how much of its data, and the caches found or made."""
+"""Whether a run trains from the prefix cache, and how much of its data."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ import torch
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.batches.token_store import store_tokens
 from recipe.batches.tokens import Tokens
-from recipe.cache.cached_split import CachedSplit, refuse_spawned_workers
-from recipe.cache.encoding import Encoding, encode, fast_dtype
-from recipe.cache.key import CacheKey, arithmetic_of, make_key
-from recipe.cache.prefix_cache import PrefixCache, is_intact, open_cache, size_in_bytes, what_is_in_the_way
-from recipe.cache.prefix_state import NO_CACHE, PrefixState
+from recipe.cache.cached_split import NO_CACHE, CachedSplit, PrefixState, refuse_spawned_workers
+from recipe.cache.encoding import Encoding, fast_dtype
+from recipe.cache.finding import find_or_encode, missing_pairs
+from recipe.cache.key import CacheKey, arithmetic_of, make_key, pair_hashes
+from recipe.cache.store import open_store
 from recipe.data.splits import Split
-from recipe.errors import RunError, UserError
+from recipe.errors import UserError
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
-from recipe.system.cache_folder import STATES, remove_cache
-from recipe.system.distributed import Share, first_on_machine, from_all_ranks, from_first_rank
+from recipe.system.cache_folder import make_room, what_is_in_the_way
+from recipe.system.distributed import from_all_ranks, from_first_rank
 
 GIGABYTE = 1e9
 
@@ -41,13 +41,17 @@ def cache_prefix(
     """
     args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
     reason = _why_not(model, arguments, before, splits[0].rows)
-    tokens: list[Tokens] = []
+    jobs: list[Encoding] = []
     if reason is None:
         try:
             tokens = [_read(split, directory, args) for split in splits]
             heads = _what_fits(model, tokens, arguments)
-            keys = _choose_keys(model, heads, arguments, before)
-            reason = _why_not_these(tokens, heads, keys, arguments)
+            key = _choose_key(model, arguments, before)
+            jobs = [
+                Encoding(model, head, pair_hashes(head), key, directory, split.source)
+                for split, head in zip(splits, heads, strict=True)
+            ]
+            reason = _why_not_these(jobs, tokens, arguments)
         except OSError as error:  # the same on all ranks
             reason = f"--prefix_cache_dir {directory}: {error.strerror or error}"
     if reason is not None:
@@ -55,11 +59,9 @@ def cache_prefix(
             raise UserError(f"--prefix_cache on: {reason}")
         say(args, f"prefix cache: off, {reason}")
         return None
-    cached = []
-    for split, held, head, key in zip(splits, tokens, heads, keys, strict=True):
-        cached.append(CachedSplit(_open_or_encode(model, head, key, split.source, arguments), held, held.lengths.int()))
+    caches = find_or_encode(jobs, args)
     refuse_spawned_workers(args)
-    return cached
+    return [CachedSplit(cache, held, held.lengths.int(), key) for cache, held in zip(caches, tokens, strict=True)]
 
 
 def _why_not(
@@ -111,10 +113,8 @@ def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: Recip
     return heads
 
 
-def _choose_keys(
-    model: BertForPairwiseCLS, heads: list[Tokens], arguments: RecipeArguments, before: PrefixState | None
-) -> list[CacheKey]:
-    """Their keys, a function of the command and the processor alone: never of what lies in the cache."""
+def _choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None) -> CacheKey:
+    """A function of the command and the processor alone: never of what lies in the cache."""
     cache, args = arguments.cache, arguments.training
     dtype = cache.prefix_compute_dtype
     if dtype == "auto" and cache.prefix_cache_dtype == "float32":
@@ -122,60 +122,37 @@ def _choose_keys(
     if dtype == "auto":
         kept = before.compute_dtype if before is not None else None
         dtype = from_first_rank(args, lambda: kept or fast_dtype(args.device))
-    first = make_key(model, heads[0], cache.prefix_cache_dtype, dtype, arithmetic_of(args))
-    return [first, *(first._replace(tokens=head.sha256()) for head in heads[1:])]
+    return make_key(model, cache.prefix_cache_dtype, dtype, args.device, arithmetic_of(args))
 
 
-def _why_not_these(
-    tokens: list[Tokens], heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments
-) -> str | None:
-    """The reason why there is no keeping `heads`, the same on all ranks."""
+def _why_not_these(jobs: list[Encoding], tokens: list[Tokens], arguments: RecipeArguments) -> str | None:
+    """The reason why there is no keeping the states of `jobs`, the same on all ranks."""
     args = arguments.training
-    kept, pairs = (sum(len(each.labels) for each in group) for group in (heads, tokens))
+    kept, pairs = sum(len(job.hashes) for job in jobs), sum(len(each.labels) for each in tokens)
     # one machine's disk may be smaller than another's
-    reason = next(filter(None, from_all_ranks(args, _no_room(heads, keys, arguments))), None)
+    reason = next(filter(None, from_all_ranks(args, _no_room(jobs, arguments))), None)
     if reason is None and kept < pairs:
         limit = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
         say(args, f"prefix cache: {limit} keeps {kept:,} of {pairs:,} pairs; the others are computed in each epoch")
     return reason
 
 
-def _no_room(heads: list[Tokens], keys: list[CacheKey], arguments: RecipeArguments) -> str | None:
-    directory, limit = Path(arguments.cache.prefix_cache_dir), arguments.cache.prefix_cache_max_gb
-    if not len(heads[0].labels):
+def _no_room(jobs: list[Encoding], arguments: RecipeArguments) -> str | None:
+    """Why what is missing has no place on this machine's disk; other stores make room as far as they are to."""
+    key, directory, limit = jobs[0].key, jobs[0].directory, arguments.cache.prefix_cache_max_gb
+    if not len(jobs[0].hashes):
         return f"--prefix_cache_max_gb {limit:g} has no room for a single pair of the training split"
-    missing = [(head, key) for head, key in zip(heads, keys, strict=True) if not open_cache(directory, key, head)]
-    size = sum(size_in_bytes(head, key) for head, key in missing)
+    reason = what_is_in_the_way(directory, key.name)
+    if reason is not None:
+        return reason
+    store = open_store(directory, key)
+    size = sum(int(job.rows[missing_pairs(store, job)].sum()) for job in jobs) * key.row_bytes
     try:
+        if arguments.training.local_process_index == 0:
+            make_room(directory, key.name, size, int(limit * GIGABYTE))
         free = shutil.disk_usage(directory).free
     except OSError as error:
         return f"--prefix_cache_dir {directory}: {error.strerror}"
     if size > free:
         return f"it would take {size / GIGABYTE:.2f} GB, and {directory} has {free / GIGABYTE:.2f} GB free"
-    return next(filter(None, (what_is_in_the_way(directory, key) for _, key in missing)), None)
-
-
-def _open_or_encode(
-    model: BertForPairwiseCLS, tokens: Tokens, key: CacheKey, source: str, arguments: RecipeArguments
-) -> PrefixCache:
-    """The cache of `key`; a machine that has it waits for those that do not. Collective."""
-    args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
-    cache = open_cache(directory, key, tokens)
-    if cache is not None and args.local_process_index == 0 and not is_intact(directory, key, cache):
-        say(args, f"prefix cache: {directory / key.name}: {STATES} is not what was written; it is made again")
-        remove_cache(directory / key.name, although_read=True)
-        cache = None
-    found = from_all_ranks(args, cache is not None)
-    if not all(found):
-        try:
-            here = found[first_on_machine(args)]
-            cache = encode(Encoding(model, tokens, key, directory, source), args, None if here else Share.of(args))
-        except OSError as error:  # the room that was there before has gone to something else
-            raise RunError(
-                f"--prefix_cache_dir {directory}: {error.strerror or error}; to train without one: --prefix_cache off"
-            ) from error
-        return cache
-    assert cache is not None
-    size, saved = cache.manifest["bytes"] / GIGABYTE, cache.manifest["seconds"]
-    say(args, f"prefix cache: {source} found, {size:.2f} GB; it saves {saved:.0f} s of encoding")
-    return cache
+    return None

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads random states with
 
-from recipe.cache import prefix_state
+from recipe.cache import cached_split
 from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.rotation import with_best
@@ -19,7 +19,12 @@ from recipe.errors import Damaged
 from recipe.file_names import MANIFEST, STATE, WEIGHTS
 from recipe.system.json_files import misfit
 
-RUN = {"identity": IDENTITY, "prefix": (prefix_state.SHAPE, str), "base_model": str, "frozen_prefix_depth": (int, None)}
+RUN = {
+    "identity": IDENTITY,
+    "prefix": (cached_split.STATE_SHAPE, str),
+    "base_model": str,
+    "frozen_prefix_depth": (int, None),
+}
 STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}]}
 SHARDED = re.compile(r"optimizer\.bin|optimizer_\d+/.*|pytorch_model_fsdp.*|latest|global_step\d+/.*")  # FSDP, ZeRO
 RANDOM = re.compile(r"rng_state(_\d+)?\.pth")
@@ -35,7 +40,7 @@ def open_resumable(folder: Path) -> Checkpoint:
     problem = misfit(checkpoint.manifest, RUN)
     if problem:
         raise Damaged(f"{folder / MANIFEST}: {problem}")
-    prefix_state.recorded_state(checkpoint.manifest["prefix"])
+    cached_split.recorded_state(checkpoint.manifest["prefix"])
     files = checkpoint.manifest["files"]
     for name in _needed(files):
         if name not in files:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from recipe import file_names
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
-from recipe.cache.prefix_state import PrefixState, recorded_state
+from recipe.cache.cached_split import PrefixState, recorded_state
 from recipe.checkpoints.compatibility import WAY_OUT, compare
 from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint

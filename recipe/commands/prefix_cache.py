@@ -7,34 +7,62 @@ python -m recipe.commands.prefix_cache prune --older_than_days 30
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipe.arguments import DEFAULT_CACHE_DIR
-from recipe.cache.prefix_cache import SHAPE
+from recipe.cache.store import SHAPE, read_blocks
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.errors import Damaged, UserError
 from recipe.file_names import MANIFEST
 from recipe.process.exiting import exit_on_error
 from recipe.process.text import shown
-from recipe.system.cache_folder import is_ours, remove_cache, remove_orphans, unfinished_folders
+from recipe.system.cache_folder import is_ours, remove_cache, remove_orphans, size_of, unfinished_folders
 from recipe.system.json_files import read_json
 
+OLD_SHAPE = {"depth": int, "dtype": str, "compute_dtype": str, "bytes": int, "pairs": int, "source": str}
 
-def list_caches(directory: Path) -> Iterator[tuple[Path, int, dict[str, Any] | None]]:
-    """Each cache's folder, its size in bytes and its manifest (None where it is unfinished); all else is passed by."""
+
+class Listed(NamedTuple):
+    """A folder among the prefix caches.
+
+    Attributes:
+        size: of its files, in bytes.
+        told: its manifest; None for what is being written, or was when its writer died.
+        pairs: whose states it has.
+        seconds: of encoding, that finding all of it again saves.
+    """
+
+    folder: Path
+    size: int
+    told: dict[str, Any] | None = None
+    pairs: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """A line of the list."""
+        if self.told is None:
+            what = "unfinished"
+        elif "store" not in self.told:
+            what = f"of an earlier release, which nothing reads any more; {self.told['source']}"
+        else:
+            what = f"depth {self.told['depth']}, {self.told['dtype']}, {self.pairs:,} pairs, encoded in "
+            what += f"{self.seconds:.0f} s, first for {self.told['source']}"
+        return f"{self.folder.name[:12]}  {self.size / 1e6:>9,.1f} MB  {what}"
+
+
+def list_caches(directory: Path) -> Iterator[Listed]:
+    """What is ours in the folder of the prefix caches; all else is passed by."""
     for folder in sorted(directory.glob("*")):
         if is_ours(folder):
             try:
-                yield folder, size_of(folder), read_json(folder / MANIFEST, SHAPE)
+                told = read_json(folder / MANIFEST, (SHAPE, OLD_SHAPE))
+                blocks = list(read_blocks(folder)) if "store" in told else []
+                pairs = sum(len(block.hashes) for block in blocks)
+                yield Listed(folder, size_of(folder), told, pairs, sum(block.seconds for block in blocks))
             except (OSError, Damaged):  # gone meanwhile, or another program's
                 continue
     for folder in unfinished_folders(directory):
-        yield folder, size_of(folder), None
-
-
-def size_of(folder: Path) -> int:
-    """What the files of a folder take on disk."""
-    return sum(path.lstat().st_size for path in folder.glob("*"))
+        yield Listed(folder, size_of(folder))
 
 
 def prune(directory: Path, older_than_days: float) -> tuple[int, int]:
@@ -43,13 +71,13 @@ def prune(directory: Path, older_than_days: float) -> tuple[int, int]:
     Returns:
         The bytes freed, and how many caches are in use and therefore stay.
     """
-    before, used = sum(size for _, size, _ in list_caches(directory)), 0
+    before, used = sum(each.size for each in list_caches(directory)), 0
     remove_orphans(directory)
-    for folder, _, manifest in list(list_caches(directory)):
-        old = time.time() - (folder / MANIFEST).stat().st_mtime >= older_than_days * 86400 if manifest else True
-        if old and (manifest is None or not remove_cache(folder)):
+    for folder, _, told, *_ in list(list_caches(directory)):
+        old = time.time() - (folder / MANIFEST).stat().st_mtime >= older_than_days * 86400 if told else True
+        if old and (told is None or not remove_cache(folder)):
             used += 1
-    return before - sum(size for _, size, _ in list_caches(directory)), used
+    return before - sum(each.size for each in list_caches(directory)), used
 
 
 def main() -> None:
@@ -73,16 +101,10 @@ def _list_or_prune(action: str, directory: Path, older_than_days: float) -> None
         told = f"; {used} in use or not to be removed" if used else ""
         print(f"freed {freed / 1e6:,.0f} MB in {directory}{told}")
         return
-    total = 0
-    for folder, size, manifest in list_caches(directory):
-        total += size
-        what = (
-            "unfinished"
-            if manifest is None
-            else f"depth {manifest['depth']}, {manifest['dtype']}, {manifest['source']}"
-        )
-        print(shown(f"{folder.name[:12]}  {size / 1e6:>9,.1f} MB  {what}"))
-    print(f"{total / 1e6:,.1f} MB in {directory}")
+    listed = list(list_caches(directory))
+    for each in listed:
+        print(shown(str(each)))
+    print(f"{sum(each.size for each in listed) / 1e6:,.1f} MB in {directory}")
 
 
 if __name__ == "__main__":

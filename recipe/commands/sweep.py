@@ -2,12 +2,11 @@
 
     python -m recipe.commands.sweep configs/afqmc.yaml --depths 8 9 10 11 12 --seeds 42 43 44 --tolerance 0.5
 
-Depths are taken from shallow to deep, so that each prefix cache goes on from the one before, which is then dropped.
+Depths are taken from shallow to deep, so that each prefix goes on from the states of the one before.
 Each point is an ordinary run; a stopped sweep goes on where it was, and no point is trained twice.
 """
 
 import contextlib
-import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -16,12 +15,10 @@ from typing import Any
 
 from recipe import file_names
 from recipe.arguments import RecipeArguments
-from recipe.cache.prefix_cache import WRITER
 from recipe.checkpoints.identity import IDENTITY, given_arguments
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse
 from recipe.command_line.ranges import check_ranges
-from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
 from recipe.errors import Damaged, Missing, UserError
 from recipe.evaluation.comparison import choose_depths, format_table, layers_to_freeze, recommend, summarise
@@ -33,7 +30,6 @@ from recipe.process.streams import tell
 from recipe.reporting.figures import draw_sweep
 from recipe.reporting.outputs import check_free, remove_run, staged
 from recipe.system.arithmetic import describe_arithmetic, other_arithmetic, refuse_other_precision
-from recipe.system.cache_folder import remove_cache
 from recipe.system.files import write_json
 from recipe.system.folder_lock import locked
 from recipe.system.json_files import read_json
@@ -49,7 +45,6 @@ RECORD = {
     "arithmetic?": IDENTITY["arithmetic?"],
     "data": (DATA, None),
     "majority": (float, None),
-    "caches": [str],
     "points": [POINT],
 }
 RUN = {"trainable_parameters": int, "identity": {"data": DATA}, **SECONDS}
@@ -86,7 +81,6 @@ def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], 
             if not _find(record, depth, seed):
                 record["points"].append(_train_point(words, place, record, depth, seed))
                 write_json(folder / RESULTS, record)
-                _drop_shallower(Path(base.cache.prefix_cache_dir), record["caches"], depth)
             remove_run(place)  # only now: a kill before loses no point
             point = _find(record, depth, seed)[0]
             tell(f"{number:>3} of {total}  depth {depth:>2}  seed {seed}  accuracy {point['accuracy']:.2f}")
@@ -110,7 +104,7 @@ def _open_record(path: Path, base: RecipeArguments, weights: str) -> dict[str, A
     try:
         record = read_json(path, RECORD)
     except Missing:
-        return {**begun, "data": None, "majority": None, "caches": [], "points": []}
+        return {**begun, "data": None, "majority": None, "points": []}
     except Damaged as damage:
         raise UserError(f"{damage}; remove it, or name another --output_dir") from None
     different = [key for key in settings if record["settings"].get(key) != settings[key]]
@@ -136,11 +130,8 @@ def _train_point(words: list[str], place: Path, record: dict[str, Any], depth: i
     """Train one point in a folder of its own."""
     point = [f"--freeze_layers={layers_to_freeze(depth)}", f"--seed={seed}", f"--output_dir={place}"]
     arguments = parse([*words, *point, "--model_card=false", "--save_total_limit=1"])
-    caches = Path(arguments.cache.prefix_cache_dir)
     with open(place.parent / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         train(arguments)
-    made = [path.name for path, _, manifest in list_caches(caches) if manifest and manifest.get("writer") == WRITER]
-    record["caches"] += [name for name in made if name not in record["caches"]]
     result = _result(place)
     data = result.pop("data")
     if record["data"] not in (None, data):
@@ -169,14 +160,6 @@ def _result(place: Path) -> dict[str, Any]:
         "data": run["identity"]["data"],
         "base": {name: run["identity"].get(name) for name in ("config", "tokenizer", "tokenizer_options")},
     }
-
-
-def _drop_shallower(directory: Path, made: list[str], depth: int) -> None:
-    """Remove the caches that this sweep made for depths above which the pass has moved, and that no run reads."""
-    gc.collect()  # the last run's Trainer, which refers to itself, still holds its own
-    for path, _, manifest in list(list_caches(directory)):
-        if path.name in made and manifest is not None and manifest["depth"] < depth:
-            remove_cache(path)
 
 
 def main() -> None:

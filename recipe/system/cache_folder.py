@@ -18,17 +18,36 @@ from transformers import TrainingArguments
 
 from recipe.file_names import MANIFEST
 from recipe.system.distributed import Share, first_on_machine, from_all_ranks, together
+from recipe.system.files import sync
 from recipe.system.locks import Lock, lock
 
 STATES, LOCK = "states.bin", ".lock"
 FINISHED = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = re.compile(rf"{FINISHED.pattern}\.{FINISHED.pattern}")
-CONTENT = re.compile(r"states\.bin|manifest\.json|(input_ids|token_type_ids|offsets|labels)(-\d+)?")
+PARTIAL = re.compile(rf"\.(block|manifest\.json)\.{FINISHED.pattern}\.partial")
+CONTENT = re.compile(
+    r"states\.bin|manifest\.json|(input_ids|token_type_ids|offsets|labels)(-\d+)?"
+    rf"|block-{FINISHED.pattern}-[0-9a-f]{{8}}|\.encoding|\.appending|{PARTIAL.pattern}"
+)
 
 
 def create_file(path: Path) -> IO[bytes]:
     """A new file that its owner alone can read, open for writing."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file that its owner alone can read, and that is there whole or not at all."""
+    partial = path.with_name(f".{path.name.partition('-')[0]}.{uuid.uuid4().hex}.partial")
+    try:
+        with create_file(partial) as file:
+            file.write(content)
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -135,3 +154,42 @@ def remove_cache(folder: Path, although_read: bool = False) -> bool:
     if unread is not None:
         unread.release()
     return not os.path.lexists(folder)
+
+
+def what_is_in_the_way(directory: Path, name: str) -> str | None:
+    """What stands where the cache of that name would be and is none of ours, in words."""
+    folder = directory / name
+    if not os.path.lexists(folder) or is_ours(folder):
+        return None
+    return f"{folder} is in the way: a link, another user's, or no cache"
+
+
+def size_of(folder: Path) -> int:
+    """What the files of a folder take on disk."""
+    return sum(path.lstat().st_size for path in folder.glob("*"))
+
+
+def make_room(directory: Path, name: str, size: int, limit: int) -> list[Path]:
+    """Remove caches, those that were not used for longest first, until `size` more bytes keep all within `limit`.
+
+    The one of that name stays, and so does what some process reads or writes.
+
+    Returns:
+        The folders that are gone.
+    """
+    others = [folder for folder in directory.glob("*") if folder.name != name and is_ours(folder)]
+    total = size + sum(map(size_of, others)) + (size_of(directory / name) if (directory / name).is_dir() else 0)
+    removed = []
+    for folder in sorted(others, key=_last_used):
+        freed = size_of(folder)
+        if total > limit and remove_cache(folder):
+            total -= freed
+            removed.append(folder)
+    return removed
+
+
+def _last_used(folder: Path) -> float:
+    try:
+        return (folder / MANIFEST).stat().st_mtime
+    except OSError:  # of a cache that a kill left unfinished
+        return 0.0

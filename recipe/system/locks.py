@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 try:
@@ -58,6 +59,19 @@ def lock(path: Path, shared: bool = False, create: bool = False) -> Lock:
         if here:
             return Lock(handle, certain)
         os.close(handle)
+
+
+def wait_for(path: Path, patience: float = 0.05) -> Lock:
+    """The lock on a file, once its holder lets go of it.
+
+    Raises:
+        OSError: the file is gone.
+    """
+    while True:
+        try:
+            return lock(path)
+        except BlockingIOError:
+            time.sleep(patience)
 
 
 def _flock(handle: int, shared: bool) -> bool:

@@ -6,7 +6,7 @@ At batch 32 the arithmetic of a cached step is over before Python has launched i
 import torch
 
 from recipe.arguments import FreezeTrainingArguments
-from recipe.cache.prefix_cache import PrefixCache
+from recipe.cache.cached_split import PrefixCache
 from recipe.internals import allow_recompiles
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
@@ -34,14 +34,14 @@ def place_caches(caches: list[PrefixCache], args: FreezeTrainingArguments) -> li
     if not gpu and args.compile_tail != "on":
         return caches
     if gpu and not args.dataloader_num_workers:
-        size = sum(cache.states.numel() * cache.states.element_size() for cache in caches)
+        size = sum(cache.size_in_bytes for cache in caches)
         free = free_bytes(args.device)
         if size <= SHARE * free:
             args.dataloader_pin_memory = False
             say(args, f"prefix cache: in GPU memory, {size / 1e9:.2f} of {free / 1e9:.2f} GB that are free")
             return [cache.to(args.device, PAD_TO_MULTIPLE_OF) for cache in caches]
         say(args, f"prefix cache: {size / 1e9:.2f} GB stay with the host, {free / 1e9:.2f} GB of GPU memory are free")
-    return [PrefixCache(each.states, each.offsets, each.manifest, PAD_TO_MULTIPLE_OF, each.held) for each in caches]
+    return [cache.padded(PAD_TO_MULTIPLE_OF) for cache in caches]
 
 
 def compile_tail(model: BertForPairwiseCLS) -> None:

@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase, enable_full_determinism, set_s
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.batches.order import ArrowLookup, Order, Source, StepShape, Stream, TrainBatches
 from recipe.batches.tokens import SortedPairs, read_tokens
-from recipe.cache.cached_split import CachedSplit, describe_first_cut
+from recipe.cache.cached_split import CachedSplit, PrefixState, describe_first_cut, prefix_state, recorded_state
 from recipe.cache.policy import cache_prefix
-from recipe.cache.prefix_state import PrefixState, prefix_state, recorded_state
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.resuming import same_prefix
 from recipe.data.splits import Split, iterate, iterate_batches

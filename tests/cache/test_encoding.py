@@ -4,59 +4,108 @@ import pytest
 import torch
 
 from recipe.arguments import FreezeArguments
-from recipe.cache.encoding import Encoding, encode
-from recipe.cache.key import arithmetic_of, make_key
-from recipe.cache.prefix_cache import open_cache
+from recipe.batches.tokens import Tokens
+from recipe.cache import encoding
+from recipe.cache.encoding import Encoding, equal_length_batches, fast_dtype
+from recipe.cache.finding import find_or_encode
+from recipe.cache.key import BATCH_TOKENS, batch_pairs, make_key, pair_hashes
+from recipe.cache.store import open_store
 from recipe.commands.prefix_cache import prune
 from recipe.errors import RunError
 from recipe.model.freezing import freeze
-from recipe.system.distributed import Share
+from recipe.model.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
 
 PAIRS_OF_TYPES = [("float32", "float32"), ("float16", "float32"), ("bfloat16", "float32")]
 PAIRS_OF_TYPES += [("float32", "bfloat16"), ("float16", "bfloat16"), ("bfloat16", "bfloat16")]
 
 
+def test_batches_of_equal_length_hold_each_pair_once():
+    lengths = torch.randint(3, 80, (500,), generator=torch.Generator().manual_seed(0))
+    batches = list(equal_length_batches(lengths, (128, 96)))
+    assert sorted(torch.cat(batches).tolist()) == list(range(500))
+    for batch in batches:
+        assert len(lengths[batch].unique()) == 1
+        assert len(batch) <= batch_pairs(int(lengths[batch[0]]), (128, 96))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_encode_equal_shares(ranks):
+    lengths = torch.randint(11, 60, (34_334,), generator=torch.Generator().manual_seed(0))
+    batches = list(equal_length_batches(lengths, BATCH_TOKENS["cpu"]))
+    shares = [sum(int(lengths[batch].sum()) for batch in batches[rank::ranks]) for rank in range(ranks)]
+    assert max(shares) / min(shares) < 1.05
+
+
+def rows_of(cache):
+    """The states of all pairs, one after the other."""
+    return torch.cat([cache.gather([index])[0][0] for index in range(len(cache))])
+
+
 @pytest.mark.parametrize(("dtype", "compute_dtype"), PAIRS_OF_TYPES)
 @pytest.mark.parametrize("layers", ["0-2", "all"])
-def test_going_on_from_a_shallower_cache_gives_the_bytes_of_one_pass(
-    model,
-    split_tokens,
-    arguments,
-    tmp_path,
-    dtype,
-    compute_dtype,
-    layers,
+def test_going_on_from_shallower_states_gives_the_bytes_of_one_pass(
+    model, encoded, tmp_path, monkeypatch, dtype, compute_dtype, layers
 ):
-    args, tokens, caches = arguments().training, split_tokens(), {}
+    found, run = [], encoding._prefix_runner
+
+    def counted(job, device):
+        real = run(job, device)
+        return lambda base, *more: found.append(base.depth) or real(base, *more)
+
+    monkeypatch.setattr(encoding, "_prefix_runner", counted)
+    caches = {}
     for name, depths in (("one pass", [layers]), ("in steps", ["0", "0-1", layers])):
         for depth in depths:
             freeze(model, FreezeArguments(freeze_layers=depth))
-            key = make_key(model, tokens, dtype, compute_dtype)
-            caches[name] = encode(Encoding(model, tokens, key, tmp_path / name, "train"), args, Share.of(args))
+            found.clear()
+            caches[name] = encoded(dtype, compute_dtype, directory=tmp_path / name)[0]
     extended = dtype == "float32" or compute_dtype == "bfloat16"  # else a step in 16 bits would cost digits
-    assert caches["in steps"].manifest["extended_from_depth"] == (2 if extended else None)
-    assert caches["one pass"].manifest["extended_from_depth"] is None
-    assert torch.equal(caches["in steps"].states, caches["one pass"].states)
-    assert caches["in steps"].manifest["crc32"] == caches["one pass"].manifest["crc32"]
+    assert set(found) == {2 if extended else 0}
+    assert torch.equal(rows_of(caches["in steps"]), rows_of(caches["one pass"]))
 
 
-def test_another_arithmetic_does_not_meet_an_old_cache(model, split_tokens, arguments, monkeypatch):
-    args, tokens, names = arguments().training, split_tokens(), set()
+@pytest.fixture(scope="module")
+def wide():
+    """A model as wide as BERT-base, of two layers, so that matrix products take the paths that theirs take."""
+    torch.manual_seed(0)
+    config = BertPairwiseCLSConfig(num_hidden_layers=3, vocab_size=100, num_labels=2)
+    model = BertForPairwiseCLS(config).eval()
+    freeze(model, FreezeArguments(freeze_layers="0-1"))
+    return model
 
-    def note():
-        names.add(make_key(model, tokens, "float32", "float32", arithmetic_of(args)).name)
 
-    note()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)  # gives the same bytes
-    note()
-    assert len(names) == 1
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    note()
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    note()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "NO AVX")
-    note()
-    assert len(names) == 4
+def random_tokens(lengths, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 100, (sum(lengths),), generator=generator, dtype=torch.int32)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    return Tokens(ids, (ids % 2).to(torch.uint8), offsets, torch.zeros(len(lengths), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_a_pairs_states_are_the_same_in_any_company_place_and_call(wide, arguments, tmp_path, compute_dtype):
+    """Of lengths 1 to 128, among none and among up to two batches of others, which come before it or behind."""
+    args, key = arguments().training, make_key(wide, "float32", compute_dtype, torch.device("cpu"))
+    lengths = [1, 2, 3, 7, 16, 17, 29, 30, 31, 48, 49, 64, 77, 128]
+    pairs = random_tokens(lengths, 1)
+    states = []
+    for call, company in enumerate((0, 1, 3, 40, 600)):
+        others = [length for length in lengths for _ in range(min(company, 2 * batch_pairs(length, key.batch_tokens)))]
+        more = random_tokens(others, 2 + call)
+        for first in (True, False) if company else (True,):
+            parts = (pairs, more) if first else (more, pairs)
+            tokens = Tokens(
+                torch.cat([part.input_ids for part in parts]),
+                torch.cat([part.token_type_ids for part in parts]),
+                torch.cat([torch.zeros(1, dtype=torch.int64), *(part.lengths for part in parts)]).cumsum(0),
+                torch.zeros(len(lengths) + len(others), dtype=torch.int64),
+            )
+            job = Encoding(wide, tokens, pair_hashes(tokens), key, tmp_path / f"{call} {first}", "train")
+            (cache,) = find_or_encode([job], args)
+            start = 0 if first else len(others)
+            states.append([cache.gather([start + index])[0] for index in range(len(lengths))])
+    for other in states[1:]:
+        for length, expected, found in zip(lengths, states[0], other, strict=True):
+            assert torch.equal(expected, found), length
 
 
 @pytest.mark.parametrize(
@@ -77,6 +126,15 @@ def test_it_works_without_what_macos_and_windows_lack(encoded, monkeypatch, tmp_
     monkeypatch.setattr("recipe.system.locks.fcntl", None)
     cache, tokens, key = encoded()
     assert cache.states.shape == (int(tokens.offsets[-1]), 32)
-    assert open_cache(tmp_path / "cache", key, tokens) is not None
+    assert open_store(tmp_path / "cache", key) is not None
     prune(tmp_path / "cache", 0)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("able", "name"),
+    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")],
+)
+def test_the_processor_says_what_is_fast(monkeypatch, able, name):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert fast_dtype(torch.device("cpu")) == name

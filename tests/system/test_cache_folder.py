@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from recipe.cache.prefix_cache import open_cache
+from recipe.cache.store import open_store
 from recipe.commands.prefix_cache import list_caches, prune
 from recipe.system.cache_folder import is_ours, remove_cache, remove_orphans, unfinished_folder, unfinished_folders
 from recipe.system.locks import lock
@@ -95,11 +95,11 @@ def test_what_is_not_ours_is_passed_by(tmp_path, args, kind):
 
 
 def test_a_cache_that_the_file_system_gives_another_owner_is_found_and_not_removed(encoded, tmp_path, monkeypatch):
-    _, tokens, key = encoded()
+    _, _, key = encoded()
     monkeypatch.setattr(os, "getuid", lambda: 12345)  # as on a share that is mounted with a fixed owner
-    assert open_cache(tmp_path / "cache", key, tokens) is not None
+    assert open_store(tmp_path / "cache", key) is not None
     assert prune(tmp_path / "cache", 0) == (0, 0)
-    assert open_cache(tmp_path / "cache", key, tokens) is not None
+    assert open_store(tmp_path / "cache", key) is not None
 
 
 def test_a_cache_that_is_read_stays_and_a_removal_leaves_nothing(tmp_path, monkeypatch):
