@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recipe.arguments import ModelArguments
-from recipe.cache.encoding import BATCH_TOKENS, equal_length_batches
+from recipe.cache.encoding import equal_length_batches
+from recipe.cache.key import BATCH_TOKENS, batch_pairs
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_model
 from recipe.model.modeling import BertForPairwiseCLS
@@ -44,7 +45,7 @@ def measure_encoding(folder: Path, lengths: list[int], rounds: int = 3) -> dict[
     rng = random.Random(3)
     stock_batches = [rng.sample(lengths, 32) for _ in range(rounds)]
     ours = [batch for batch in equal_length_batches(torch.tensor(lengths), BATCH_TOKENS[DEVICE.type])]
-    sizes = [(len(batch), lengths[int(batch[0])]) for batch in ours]
+    sizes = [(batch_pairs(lengths[int(batch[0])], BATCH_TOKENS[DEVICE.type]), lengths[int(batch[0])]) for batch in ours]
     sizes.sort(key=lambda size: size[1])
     by_tokens = [size for size in sizes for _ in range(size[0] * size[1] // 256)]
     chosen = [by_tokens[int((place + 0.5) / rounds * len(by_tokens))] for place in range(rounds)]

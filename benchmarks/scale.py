@@ -27,7 +27,8 @@ from transformers import BertConfig
 from transformers.utils import logging
 
 from benchmarks.bench import HERE, VOCABULARY, lengths_of, make_model
-from recipe.cache.encoding import BATCH_TOKENS, equal_length_batches
+from recipe.cache.encoding import equal_length_batches
+from recipe.cache.key import BATCH_TOKENS
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHARDS = 7

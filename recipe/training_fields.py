@@ -102,13 +102,19 @@ HIDDEN = {
 SHADOWED = {"label_names"}
 
 
-def check_refused(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Check that none of `values`, which were given, is one that the recipe refuses.
+# How a flag that is off by default is told to stay off, in a YAML file above all.
+OFF = {"", "0", "no", "off", "false", "none"}
+
+
+def drop_refused(values: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Check that none of `values`, which were given, is one that the recipe refuses; its default is dropped from them.
 
     Raises:
         UserError: one is.
     """
-    for name, value in values.items():
-        if name in REFUSED and value != defaults[name] and (value, defaults[name]) != (False, "no"):
-            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+    for name in [name for name in values if name in REFUSED]:
+        value, default = values.pop(name), defaults[name]
+        shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        off = default in (None, False, "", "no", []) and shown.lower() in OFF
+        if value != default and not off:
             raise UserError(f"--{name} {shown}: {REFUSED[name]}")

@@ -2,8 +2,8 @@
 
 A Recorder watches a folder while something is written to it: which names appear, go and are renamed, what each file
 holds, and what is fsynced. A crash then keeps of a file what its last fsync covered, and of what was written since
-anything (here: all, half or nothing of it, or zeros in its place), and of the names of a folder those that an fsync of the folder covered, and any of the later.
-Only a rename is kept whole or not at all.
+anything (here: all, half or nothing of it, or zeros in its place), and of the names of a folder those that an fsync of
+the folder covered, and any of the later. Only a rename is kept whole or not at all.
 """
 
 import itertools

@@ -95,7 +95,7 @@ def defaults(folder, build, identity):
 
 
 def caches(folder, build, identity):
-    assert all(size for _, size, _ in list_caches(folder / "cache"))
+    assert all(each.size for each in list_caches(folder / "cache"))
     prune(folder / "cache", 1)
 
 
@@ -110,7 +110,7 @@ def merge(folder, build, identity):
         rebuild(checkpoint, folder / "new")
 
 
-SWEEP = {"settings": {}, "weights": "0" * 64, "data": None, "majority": 50.0, "caches": ["a"], "points": []}
+SWEEP = {"settings": {}, "weights": "0" * 64, "data": None, "majority": 50.0, "points": []}
 SWEEP["points"] = [{"depth": 0, "seed": 1, "accuracy": 5.0, "trainable": 9, **dict.fromkeys(sweep.SECONDS, 1.0)}]
 CASES = [
     ("run/checkpoint-9/manifest.json", [resume, merge]),

@@ -38,7 +38,7 @@ ELSEWHERE |= {
 }
 
 BAD = {  # of those refused, what is not the default
-    "include_num_input_tokens_seen": "true",
+    "include_num_input_tokens_seen": "all",
     "include_for_metrics": "inputs",
     "eval_do_concat_batches": "false",
     "average_tokens_across_devices": "false",
@@ -76,6 +76,12 @@ def test_what_is_refused_is_refused_in_one_line_and_taken_at_its_default():
         assert str(error.value).endswith(reason)
         if isinstance(defaults[name], bool):
             parse([f"--{name}={defaults[name]}"])
+
+
+@pytest.mark.parametrize("words", ["--fsdp=", "--fsdp=off", "--deepspeed=no", "--debug=", "--neftune_noise_alpha=0"])
+def test_what_is_refused_may_be_told_to_stay_off(words, tmp_path):
+    (tmp_path / "run.yaml").write_text(words.removeprefix("--").replace("=", ": ") + "\ntorch_compile: off\n")
+    assert parse([words]).training.fsdp == parse([str(tmp_path / "run.yaml")]).training.fsdp == parse([]).training.fsdp
 
 
 @pytest.mark.parametrize("words", GIVEN)

@@ -1,6 +1,7 @@
 """Arguments that must fit each other, or what is installed; each misfit is one line, said before anything is read."""
 
 import difflib
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ from recipe.errors import UserError
 # What --metric_for_best_model may name, and whether more of it is better; `metrics.compute_metrics` gives each.
 METRICS = {"accuracy": True, "loss": False, "f1": True, "mcc": True, "roc_auc": True, "average_precision": True}
 METRICS |= {"ece": False}
-CHECKPOINTING = ("use_reentrant", "preserve_rng_state")
+# The other value of each gives wrong gradients: none to the layer above frozen ones; other dropout than in forward.
+CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": True}
 
 
 def settle(values: dict[str, Any]) -> None:
@@ -109,9 +111,10 @@ def check_combinations(arguments: RecipeArguments) -> None:
             "evaluations to be patient for; epoch or steps is expected"
         )
     kwargs = training.activation_checkpointing_kwargs or {}
-    if not all(key in CHECKPOINTING and isinstance(value, bool) for key, value in kwargs.items()):
+    if not kwargs.items() <= CHECKPOINTING.items():
         raise UserError(
-            f"--activation_checkpointing_kwargs {kwargs}: true or false for {' or '.join(CHECKPOINTING)} is expected"
+            f"--activation_checkpointing_kwargs {json.dumps(kwargs)}: nothing but {json.dumps(CHECKPOINTING)} gives "
+            "the right gradients above frozen layers; leave it out"
         )
     if training.report_to:
         _check_reporters(training.report_to)

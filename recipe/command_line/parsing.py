@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from argparse import Action, Namespace
+from argparse import Action, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from recipe.command_line.yaml_file import yaml_items, yaml_words
 from recipe.errors import UserError
 from recipe.internals import actions_of, option_strings_of
 from recipe.training_arguments import FreezeTrainingArguments
-from recipe.training_fields import REFUSED, check_refused
+from recipe.training_fields import REFUSED, drop_refused
 
 GROUPS = RecipeArguments.__annotations__
 # A `~` that the shell has left, as in --flag=~/x or a YAML file, is the user's folder here too.
@@ -45,11 +45,17 @@ def build_parser() -> HfArgumentParser:
         allow_abbrev=False,
     )
     for action in actions_of(parser):  # what is refused has its reason said, whatever its value looks like
-        if action.dest in REFUSED and action.type is not string_to_bool:
-            action.type, action.choices = None, None
         if action.dest in REFUSED:
+            action.type, action.choices = _switch_or_word if action.nargs == "?" else None, None
             action.help = f"Refused: {REFUSED[action.dest]}."
     return parser
+
+
+def _switch_or_word(text: str) -> bool | str:
+    try:
+        return string_to_bool(text)
+    except ArgumentTypeError:
+        return text
 
 
 def parse(argv: Sequence[str]) -> RecipeArguments:
@@ -104,7 +110,7 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     for name in OBJECTS:
         if name in values:
             values[name] = _object(name, values[name])
-    check_refused(values, {field.name: _default(field) for field in dataclasses.fields(FreezeTrainingArguments)})
+    drop_refused(values, {field.name: _default(field) for field in dataclasses.fields(FreezeTrainingArguments)})
     check_ranges(values)
     return values
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.hf_argparser import string_to_bool
 
 from recipe.errors import UserError
 
@@ -83,7 +82,7 @@ def yaml_words(action: Action, value: Any, takes_object: bool) -> Sequence[str]:
     value = str(value)  # what a tag such as !!int has made of it
     if action.nargs == "+":
         return [flag, value]
-    if action.type is string_to_bool:
+    if action.nargs == "?":  # true or false
         value = SWITCHES.get(value.lower(), value)
     elif action.choices is not None and value.lower() in action.choices:
         value = value.lower()

@@ -68,7 +68,7 @@ def check_answers(folder: Path, names: Sequence[str]) -> None:
     """
     for path in (folder / name for name in names):
         ours = path.is_file() and (not path.stat().st_size or _begins_as_answers(path))
-        check_free(path, ours or (path.name in NAMES and _is_a_runs(folder)))
+        check_free(path, ours or (path.name in NAMES and path.exists() and _is_a_runs(folder)))
 
 
 def _begins_as_answers(path: Path) -> bool:

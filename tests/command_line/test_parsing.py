@@ -208,6 +208,8 @@ def test_every_number_has_a_rule_or_is_refused():
         "--ddp_backend=gloo",
         "--activation_checkpointing_kwargs={}{",
         '--activation_checkpointing_kwargs={"nonsense":true}',
+        '--activation_checkpointing_kwargs={"use_reentrant":true}',
+        '--activation_checkpointing_kwargs={"preserve_rng_state":false}',
         "--push_to_hub",
         "--push_to_hub --hub_strategy=checkpoint",
     ],

@@ -7,7 +7,7 @@ import pytest
 from recipe.checkpoints.manifest import begin
 from recipe.commands.train import train
 from recipe.errors import UserError
-from recipe.reporting.outputs import check_output, check_writable, missing_files
+from recipe.reporting.outputs import check_answers, check_output, check_writable, missing_files
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.json", "run.json", "modeling.py", "tokenizer.json"])
@@ -53,6 +53,12 @@ def test_what_runs_left_is_no_stranger(tmp_path):
     begin(folder / "checkpoint-3")
     check_output(folder, "a/base")
     check_output(tmp_path / "new", "a/base")
+
+
+def test_scores_and_predictions_go_into_a_folder_that_is_yet_to_be_made(tmp_path):
+    check_answers(tmp_path / "new", ["eval_results.json", "predictions.jsonl"])
+    check_answers(tmp_path, ["eval_results.json"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_path_that_weights_cannot_be_saved_to_is_refused():

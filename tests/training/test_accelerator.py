@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recipe.cache.cached_split import refuse_spawned_workers
-from recipe.cache.encoding import batch_tokens, fast_dtype
-from recipe.cache.prefix_cache import PrefixCache
+from recipe.cache.cached_split import PrefixCache, refuse_spawned_workers
+from recipe.cache.encoding import fast_dtype
+from recipe.cache.key import batch_tokens
 from recipe.commands.train import train
 from recipe.training import accelerator as gpu
 from tests.utils import assert_close, history
@@ -18,7 +18,7 @@ from tests.utils import assert_close, history
 def cache():
     """Pairs of 3, 8 and 9 tokens."""
     states = torch.arange(20.0)[:, None].repeat(1, 4)
-    return PrefixCache(states, torch.tensor([0, 3, 11, 20]), {"pairs": 3})
+    return PrefixCache(states, torch.tensor([0, 3, 11]), torch.tensor([3, 8, 9]))
 
 
 def gpu_args(workers=0):
