@@ -137,7 +137,13 @@ def publish(staging: Path, folder: Path, last: Sequence[str]) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no file; a pipe would be waited for.
+    """
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
