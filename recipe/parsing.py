@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from argparse import Action, ArgumentTypeError, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     return values
 
 
-def _unknown(word: str, words: list[str], known: Iterable[str]) -> str:
+def _unknown(word: str, words: list[str], known: Mapping[str, Action]) -> str:
     """What to say of a word that is no flag's; an unknown flag's value may be a secret, so it is not repeated."""
     if word.startswith("-"):
         flag = word.split("=")[0]

@@ -44,6 +44,7 @@ def test_yaml_gives_defaults_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("train_file: *.jsonl\n", "but found '.'; a value that begins with * stands in quotes"),
         ("seed: 1\nlerning_rate: 1e-4\n", ":2: unknown key 'lerning_rate'; did you mean 'learning_rate'"),
         ("seed: 1\nlearning_rate: -1e-4\n", ":2: --learning_rate -0.0001: a number above 0 is expected"),
         ("seed: 1\nlearning_rate: fast\n", ":2: --learning_rate: invalid float value: 'fast'"),
@@ -79,6 +80,12 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
         (["--resume_from_checkpoint=x"], "--resume checkpoint-N"),
         (["--overwrite-output-dir"], "--resume never"),
         (["--no_bf16"], "did you mean '--bf16 false'"),
+        (["--no_prefix_cache"], "did you mean '--prefix_cache off'"),
+        (["--no_eval"], "what does it here is --eval_strategy no"),  # never the flag that does the opposite
+        (["--no_evaluation"], "--help lists"),
+        (["--max_train_steps", "100"], "what does it here is --max_steps"),
+        (["--length_column", "x"], "--help lists"),  # never a flag that is refused
+        (["--eval_steps=4", "--save_steps=6"], "--save_steps 6 with --eval_steps 4: a multiple of it is expected"),
         (["--hub_tokn=hf_secret"], "unknown argument '--hub_tokn'; did you mean '--hub_token'"),
         (["--use_cpu", "configs/demo.yaml"], "configs/demo.yaml: the YAML file stands first"),
         (["configs/demo.yaml", "configs/afqmc.yaml"], "configs/afqmc.yaml: the YAML file stands first"),
