@@ -122,6 +122,8 @@ def _unknown(word: str, words: list[str], known: Mapping[str, Action]) -> str:
     flags = [each.split("=")[0] for each in before if each.startswith("--")]
     if not flags:
         return f"unknown word {word!r}; --flag value is expected"
+    if flags[-1] in known and known[flags[-1]].nargs == "+":
+        return f"{word!r} behind {flags[-1]}=..., which takes one value; several stand behind {flags[-1]} without '='"
     return (
         f"{word!r} behind {flags[-1]}, which takes one value; a pattern ('train-*.jsonl') or a name with spaces stands "
         "in quotes"

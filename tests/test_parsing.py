@@ -90,6 +90,7 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
         (["--use_cpu", "configs/demo.yaml"], "configs/demo.yaml: the YAML file stands first"),
         (["configs/demo.yaml", "configs/afqmc.yaml"], "configs/afqmc.yaml: the YAML file stands first"),
         (["--train_file", "a-1.jsonl", "a-2.jsonl"], "'a-2.jsonl' behind --train_file, which takes one value"),
+        (["--label_names=-1", "1"], "'1' behind --label_names=..., which takes one value; several stand behind"),
         (["--learning_rate", "-1e-4"], "--learning_rate -0.0001: a number above 0 is expected"),
         (["--learning_rate", "-inf"], "--learning_rate -inf: a number above 0 is expected"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
