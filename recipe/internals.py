@@ -34,9 +34,9 @@ def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return parser._actions
 
 
-def option_strings_of(parser: argparse.ArgumentParser) -> list[str]:
-    """How they are spelt."""
-    return list(parser._option_string_actions)
+def option_strings_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The flags by their spellings."""
+    return parser._option_string_actions
 
 
 def take_negative_numbers(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,16 @@
 """Whether a checkpoint can be gone on from: all that a resume needs is there, of its shape, and torch reads it."""
 
+import pickle
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads random states with
 
@@ -17,6 +20,7 @@ from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.rotation import with_best
 from recipe.errors import Damaged
 from recipe.file_names import MANIFEST, STATE, WEIGHTS
+from recipe.process.text import one_line
 from recipe.system.json_files import misfit
 
 RUN = {
@@ -25,9 +29,13 @@ RUN = {
     "base_model": str,
     "frozen_prefix_depth": (int, None),
 }
-STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}]}
+CALLBACK = {"args": {str: (float, bool, str, None)}, "attributes": {str: object}}
+STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}], "total_flos": float}
+STATES |= {"num_train_epochs": float, "train_batch_size": (int, None), "best_metric": (float, None)}
+STATES |= {"stateful_callbacks": {str: (CALLBACK, [CALLBACK])}}
 SHARDED = re.compile(r"optimizer\.bin|optimizer_\d+/.*|pytorch_model_fsdp.*|latest|global_step\d+/.*")  # FSDP, ZeRO
 RANDOM = re.compile(r"rng_state(_\d+)?\.pth")
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")  # of a parameter's own shape
 
 
 def open_resumable(folder: Path) -> Checkpoint:
@@ -63,8 +71,10 @@ def _check(path: Path, check: Any, checkpoint: Checkpoint) -> None:
     try:
         good = check(path, checkpoint)
     except Exception as error:  # each reader has errors of its own
-        reason = " ".join(str(error).split())[:160]
-        raise Damaged(f"{path}: cannot be loaded: {type(error).__name__}: {reason}") from None
+        reason = f"{type(error).__name__}: {one_line(error, 160)}"
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to run what the file says
+            reason = "it holds something else than tensors and numbers"
+        raise Damaged(f"{path}: cannot be loaded: {reason}") from None
     if not good:
         raise Damaged(f"{path}: not what a run of this model saves")
 
@@ -75,19 +85,51 @@ def _load(path: Path) -> Any:
 
 
 def _weights(path: Path, checkpoint: Checkpoint) -> bool:
-    with safe_open(path, framework="pt") as file:
-        return set(file.keys()) == set(checkpoint.manifest["trainable"])
+    found = load_file(path)
+    return set(found) == set(checkpoint.manifest["trainable"]) and all(map(_finite, found.values()))
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _optimizer(path: Path, checkpoint: Checkpoint) -> bool:
     """Of as many parameters as are trained; which are in what order is the manifest's to say."""
     found = _load(path)
-    places = [place for group in found["param_groups"] for place in group["params"]]
-    return len(places) == len(checkpoint.manifest["trainable"]) and set(found["state"]) <= set(places)
+    groups = found["param_groups"]
+    places = [place for group in groups for place in group["params"]]
+    states = [found["state"][place] for place in (places if found["state"] else [])]
+    return (
+        len(places) == len(checkpoint.manifest["trainable"])
+        and set(found["state"]) <= set(places)
+        and all(isinstance(group["lr"], (float, Tensor)) for group in groups)
+        and (not _is_adam(checkpoint) or _adams(groups, states))
+        and all(_finite(value) for each in states for value in each.values())
+        and _of_their_shapes(states, checkpoint)
+    )
+
+
+def _is_adam(checkpoint: Checkpoint) -> bool:
+    return str(checkpoint.manifest["identity"]["arguments"].get("training.optim")).startswith("adamw_torch")
+
+
+def _adams(groups: list[dict[str, Any]], states: list[dict[str, Any]]) -> bool:
+    hyper = all({"eps", "weight_decay"} <= set(group) and len(group["betas"]) == 2 for group in groups)
+    return hyper and bool(states) and all({"step", "exp_avg", "exp_avg_sq"} <= set(each) for each in states)
+
+
+def _of_their_shapes(states: list[dict[str, Any]], checkpoint: Checkpoint) -> bool:
+    """torch's foreach kernels read past the end of a moment that is smaller than its weight."""
+    weights = Counter(value.shape for value in load_file(checkpoint.folder / WEIGHTS).values())
+    return not any(
+        Counter(each[key].shape for each in states if each.get(key) is not None) - weights for key in MOMENTS
+    )
 
 
 def _scheduler(path: Path, checkpoint: Checkpoint) -> bool:
-    return isinstance(_load(path)["last_epoch"], int)
+    found = _load(path)
+    rates = [found[name] for name in ("base_lrs", "_last_lr") if name in found]
+    return 0 <= found["last_epoch"] <= checkpoint.step and all(len(each) == len(rates[0]) for each in rates)
 
 
 def _random(path: Path, checkpoint: Checkpoint) -> bool:
@@ -95,7 +137,8 @@ def _random(path: Path, checkpoint: Checkpoint) -> bool:
     random.Random().setstate(found["python"])
     np.random.RandomState().set_state(found["numpy"])
     torch.Generator().set_state(found["cpu"])
-    return True
+    gpus = found.get("cuda", [])
+    return all(each.dtype == torch.uint8 for each in ([gpus] if isinstance(gpus, Tensor) else gpus))
 
 
 def _state(path: Path, checkpoint: Checkpoint) -> bool:

@@ -78,6 +78,12 @@ def _settle_strategies(values: dict[str, Any]) -> None:
         )
     if saves == "no" and best:
         raise UserError("--load_best_model_at_end true with --save_strategy no: no checkpoint would be there to load")
+    every, each = values.get("save_steps") or 0, values.get("eval_steps") or 0
+    if evaluates == saves == "steps" and best is not False and min(every, each) >= 1 and every % each:
+        raise UserError(
+            f"--save_steps {every:g} with --eval_steps {each:g}: a multiple of it is expected, so that the best model "
+            "is kept, or --load_best_model_at_end false"
+        )
     if saves == "no" or evaluates == "no":
         values["load_best_model_at_end"] = False
     elif saves not in ("best", evaluates) and best is not False:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from argparse import Action, ArgumentTypeError, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     return values
 
 
-def _unknown(word: str, words: list[str], known: Iterable[str]) -> str:
+def _unknown(word: str, words: list[str], known: Mapping[str, Action]) -> str:
     """What to say of a word that is no flag's; an unknown flag's value may be a secret, so it is not repeated."""
     if word.startswith("-"):
         flag = word.split("=")[0]
@@ -124,6 +124,8 @@ def _unknown(word: str, words: list[str], known: Iterable[str]) -> str:
     flags = [each.split("=")[0] for each in before if each.startswith("--")]
     if not flags:
         return f"unknown word {word!r}; --flag value is expected"
+    if flags[-1] in known and known[flags[-1]].nargs == "+":
+        return f"{word!r} behind {flags[-1]}=..., which takes one value; several stand behind {flags[-1]} without '='"
     return (
         f"{word!r} behind {flags[-1]}, which takes one value; a pattern ('train-*.jsonl') or a name with spaces stands "
         "in quotes"

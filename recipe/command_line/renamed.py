@@ -1,12 +1,16 @@
 """Flags of other versions of the Trainer and of other scripts, by what does their work here."""
 
 import difflib
-from collections.abc import Iterable
+from argparse import Action
+from collections.abc import Mapping
 
-from recipe.training_fields import HIDDEN
+from recipe.training_fields import HIDDEN, REFUSED
 
 _BATCH = "--per_device_train_batch_size"
 _EVAL_BATCH = "--per_device_eval_batch_size"
+_STEPS = "--max_steps"
+_COLUMNS = "nothing: the columns are sentence1, sentence2 and label, and id where there is one"
+_FLOAT32 = "nothing: what is trained is float32; --bf16 computes in 16 bits"
 _FILES = "HF_HOME in the environment says where the Hub's files are kept; --prefix_cache_dir where prefix caches are"
 
 INSTEAD = {
@@ -70,11 +74,40 @@ INSTEAD = {
     "cache_dir": _FILES,
     "overwrite_cache": "make clean-cache; a prefix cache is only read where its weights and data are the same",
     "early_stopping": "--early_stopping_patience",
+    "early_stopping_threshold": "--early_stopping_patience, of evaluations without any gain",
+    "early_stopping_metric": "--metric_for_best_model",
+    "num_train_steps": _STEPS,
+    "max_train_steps": _STEPS,
+    "total_steps": _STEPS,
+    "max_eval_steps": "--max_eval_samples",
+    "max_samples": "--max_train_samples and --max_eval_samples",
+    "per_device_batch_size": f"{_BATCH} and {_EVAL_BATCH}",
+    "accumulation_steps": "--gradient_accumulation_steps",
+    "gradient_clipping": "--max_grad_norm",
+    "num_workers": "--dataloader_num_workers",
+    "xpu_backend": "--ddp_backend",
+    "use_gpu": "nothing: a GPU that is there is used",
+    "use_cuda": "nothing: a GPU that is there is used",
+    "no_gpu": "--use_cpu",
+    "fp32": _FLOAT32,
+    "amp": "--bf16",
+    "mixed_precision": "--bf16 or --fp16",
+    "revision": "--model_name_or_path with the folder of a download of it",
+    "model_revision": "--model_name_or_path with the folder of a download of it",
+    "hf_token": "HF_TOKEN in the environment",
+    "text_column_name": _COLUMNS,
+    "label_column_name": _COLUMNS,
+    "no_train": "--do_eval or --do_predict alone",
+    "no_eval": "--eval_strategy no",
+    "no_save": "--save_strategy no",
+    "no_resume": "--resume never",
 }
 
 
-def hint(flag: str, known: Iterable[str]) -> str:
-    """What to give in place of an unknown flag, as the end of a sentence; an empty string where nothing is like it.
+def hint(flag: str, known: Mapping[str, Action]) -> str:
+    """What to give in place of an unknown flag, as the end of a sentence.
+
+    Never a flag that is refused or does the opposite.
 
     Args:
         flag: its name, with dashes before it or without, as the names in `known` are.
@@ -89,6 +122,9 @@ def hint(flag: str, known: Iterable[str]) -> str:
         return f"; it is no flag here: {HIDDEN[name]}"
     positive = name.removeprefix("no_")
     if positive != name and positive in names:
-        return f"; did you mean '--{positive} false'?"
-    match = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+        choices = known[names[positive]].choices or ["false"]
+        off = next((word for word in ("false", "off", "no") if word in choices), None)
+        return f"; did you mean '--{positive} {off}'?" if off else "; --help lists what there is"
+    alike = [each for each in names if each not in REFUSED and each.startswith("no_") == name.startswith("no_")]
+    match = difflib.get_close_matches(name, alike, n=1, cutoff=0.8)
     return f"; did you mean {names[match[0]]!r}?" if match else "; --help lists what there is"

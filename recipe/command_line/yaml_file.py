@@ -39,7 +39,8 @@ def yaml_items(path: Path) -> list[tuple[str, int, Any]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {problem}") from error
+        quotes = "; a value that begins with * stands in quotes" if "alias" in str(error) else ""
+        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {problem}{quotes}") from error
     except RecursionError:
         raise UserError(f"{path}:1: not YAML: nested too deep") from None
     except (ValueError, TypeError, AttributeError) as error:  # of a tag that its value does not fit, such as !!float x

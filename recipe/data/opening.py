@@ -9,6 +9,8 @@ from recipe.data.readers import SPLITS, find_split, named_files
 from recipe.data.splits import Split
 from recipe.errors import UserError
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
 
 def open_split(args: DataArguments, name: str) -> Split | None:
     """The split `name` (train, validation or test), its rows counted; None where files were named and none is for it.
@@ -52,9 +54,10 @@ def require_split(args: DataArguments, name: str) -> Split:
 
 
 def _near_misses(args: DataArguments, name: str) -> list[str]:
-    """What in --data_dir has the split's name and a form that is not read, such as train.txt or train.zip."""
+    """What in --data_dir may hold the split and is not read, such as train.txt or any archive."""
     if not args.data_dir:
         return []
     names = (*SPLITS[name], "val") if name == "validation" else SPLITS[name]
-    found = [path.name for path in sorted(Path(args.data_dir).iterdir()) if path.name.lower().startswith(names)]
-    return [f"{', '.join(found[:3])[:120]} is there, which is none of the forms that are read"] if found else []
+    there = sorted(path.name for path in Path(args.data_dir).iterdir())
+    found = [each for each in there if each.lower().startswith(names) or each.lower().endswith(ARCHIVES)]
+    return [f"{', '.join(found[:3])[:120]} is there, whose name or form is not read"] if found else []

@@ -33,12 +33,15 @@ def load_trainable(model: nn.Module, folder: Path) -> None:
     """Put a checkpoint's weights into a model that trains the same parameters, sharded or not.
 
     Raises:
-        Damaged: it holds others.
+        Damaged: it holds others, or of another shape; the model is as it was then.
     """
     weights = load_file(folder / WEIGHTS)
     ours = {name: value for name, value in model.named_parameters() if value.requires_grad}
     if weights.keys() != ours.keys():
         raise Damaged(f"{folder / WEIGHTS}: other weights than are trained: {min(weights.keys() ^ ours.keys())}")
+    for name, value in ours.items():
+        if weights[name].shape != value.shape or not weights[name].is_floating_point():
+            raise Damaged(f"{folder / WEIGHTS}: {name} is of another shape than the model's, or of whole numbers")
     with torch.no_grad():
         for name, value in ours.items():
             value.copy_(_placed_like(weights[name], value))

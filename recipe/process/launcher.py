@@ -11,7 +11,7 @@ def forget_incomplete(environment: MutableMapping[str, str]) -> None:
 
     A LOCAL_RANK that a shell has kept would otherwise have the process wait for others, or say nothing of its errors.
     """
-    numbers = [environment.get(name, "") for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE")]
+    numbers = [environment.get(name, "") for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")]
     whole = all(name in environment for name in PLACE) and all(number.isdecimal() for number in numbers)
     if not whole or int(numbers[1]) >= int(numbers[2]):
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *COUNTS):

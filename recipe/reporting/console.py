@@ -72,6 +72,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
         if report.is_best and report.best_by != "accuracy":  # another epoch's accuracy may be better
             label, after = "accuracy", f"{after}, the best by {report.best_by}"
         lines.append(f"{label:<15} {accuracy:.4f} {after} (majority {majority:.4f}){verdict}")
+    else:
+        lines.append("accuracy        not known: no evaluation took place, and the last model is kept")
     plan = report.plan
     lines.append(
         f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"

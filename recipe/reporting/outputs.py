@@ -40,6 +40,8 @@ def check_output(folder: Path, base: str) -> None:
     if folder.is_dir() and Path(base).is_dir() and folder.samefile(base):
         raise UserError(f"--output_dir {folder}: the model to start from is there; name another folder")
     for name in NAMES:
+        if (folder / name).is_dir():
+            raise UserError(f"--output_dir {folder}: {name} in it is a folder, not a file; move it away")
         if (folder / name).exists() and not _is_a_runs(folder):
             raise UserError(
                 f"--output_dir {folder}: {name} is there, which no run of this recipe wrote and a run would replace; "

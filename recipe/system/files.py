@@ -1,6 +1,7 @@
 """Files that are complete or absent, whatever happens meanwhile."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -137,7 +138,13 @@ def publish(staging: Path, folder: Path, last: Sequence[str]) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no file; a pipe would be waited for.
+    """
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "not a file", str(path))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

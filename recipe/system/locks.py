@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -47,10 +48,13 @@ def lock(path: Path, shared: bool = False, create: bool = False) -> Lock:
         BlockingIOError: another process holds it.
         OSError: there is no such file, or it cannot be opened.
     """
-    flags = (os.O_RDONLY if shared else os.O_RDWR) | (os.O_CREAT if create else 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags = (os.O_RDONLY if shared else os.O_RDWR) | (os.O_CREAT if create else 0)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
     while True:
         handle = os.open(path, flags, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, f"{path.name} in it is no file")
             certain = _flock(handle, shared)
             here = os.path.lexists(path) and os.path.samestat(os.fstat(handle), os.lstat(path))
         except BaseException:

@@ -143,7 +143,7 @@ class FreezeTrainer(Trainer):
 
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         """Where to go on from; the Trainer keeps the checkpoint's cadence and folder, and forgets an early stop."""
-        with _going_on():
+        with _going_on(args[-2]):
             epoch, passed = super()._init_training_state(max_steps, *args)
         self.state.compute_steps(self.args, max_steps)
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
@@ -156,7 +156,7 @@ class FreezeTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The checkpoint's, with the rate and schedule that this run was given (the Trainer would keep the old)."""
-        with _going_on():
+        with _going_on(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         schedule = self.lr_scheduler
         if checkpoint is None or not isinstance(schedule, LambdaLR):
@@ -169,7 +169,7 @@ class FreezeTrainer(Trainer):
             group["lr"], group["initial_lr"] = rate, self.args.learning_rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _going_on():
+        with _going_on(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
@@ -185,7 +185,7 @@ class FreezeTrainer(Trainer):
 
 
 @contextlib.contextmanager
-def _going_on() -> Iterator[None]:
+def _going_on(checkpoint: str | None) -> Iterator[None]:
     """Say in one line what of a checkpoint, good as its files are, does not fit this run."""
     try:
         yield
@@ -193,4 +193,5 @@ def _going_on() -> Iterator[None]:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise RunError(f"the checkpoint cannot be gone on from ({reason}); start over with --resume never") from error
+        advice = "without it the same command takes the one before"
+        raise RunError(f"{checkpoint}: cannot be gone on from ({reason}); {advice}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.trainer_utils import get_last_checkpoint
 
 from recipe.checkpoints.manifest import MANIFEST, begin, open_checkpoint, remove_checkpoint, seal
@@ -14,6 +14,8 @@ from recipe.checkpoints.restoring import open_resumable
 from recipe.checkpoints.rotation import checkpoint_folders, clean, newest_good, rotate, strangers
 from recipe.commands.train import train
 from recipe.errors import Damaged, RunError, UserError
+from recipe.model.modeling import BertForPairwiseCLS
+from recipe.model.weights import load_trainable
 from tests.utils import Payload, outcome
 
 STEPS = ("--num_train_epochs=2", "--save_strategy=steps", "--save_steps=4", "--eval_strategy=steps", "--eval_steps=4")
@@ -293,7 +295,43 @@ def with_identity(**values):
     return lambda _, manifest: manifest["identity"].update(values)
 
 
+def with_moments(change):
+    """The optimizer's state of its first parameter changed."""
+
+    def spoil(folder, _):
+        content = torch.load(folder / "optimizer.pt")
+        change(content["state"], content["param_groups"][0])
+        torch.save(content, folder / "optimizer.pt")
+
+    return spoil
+
+
+def with_weights(change):
+    def spoil(folder, _):
+        weights = load_file(folder / "trainable.safetensors")
+        save_file({name: change(value) for name, value in weights.items()}, folder / "trainable.safetensors")
+
+    return spoil
+
+
+SPOILT_MOMENTS = [
+    lambda state, _: state.clear(),
+    lambda state, _: state.pop(0),
+    lambda state, _: state.update({0: None}),
+    lambda state, _: state[0].pop("step"),
+    lambda state, _: state[0].update(exp_avg="a"),
+    lambda state, _: state[0].update(exp_avg=torch.zeros(3)),  # whose end torch would read past
+    lambda state, _: state[0]["exp_avg_sq"].fill_(float("nan")),
+    lambda _, group: group.pop("betas"),
+    lambda _, group: group.update(lr="a"),
+]
 SPOILT = [
+    *(("optimizer.pt", with_moments(change)) for change in SPOILT_MOMENTS),
+    ("trainable.safetensors", with_weights(lambda value: value * float("nan"))),
+    ("scheduler.pt", saved("scheduler.pt", {"last_epoch": 18, "base_lrs": [], "_last_lr": [0.1]})),
+    ("scheduler.pt", saved("scheduler.pt", {"last_epoch": 19})),
+    ("trainer_state.json", with_state(stateful_callbacks={"TrainerControl": None})),
+    ("trainer_state.json", with_state(train_batch_size="8", total_flos=None)),
     *((name, without(name)) for name in FILES[:5]),
     *((name, lambda folder, _, name=name: (folder / name).write_bytes(b"PK\x03\x04")) for name in FILES[:4]),
     *((name, saved(name, content)) for name in FILES[1:4] for content in ([], {}, {"state": 0, "param_groups": 0})),
@@ -321,13 +359,31 @@ def test_what_cannot_be_gone_on_from_is_damaged_and_the_newest_good_one_is_taken
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("change", [lambda value: value.flatten()[:1], lambda value: value.int()])
+def test_weights_of_another_shape_or_type_are_named(run, finished, change):
+    target, model = run[0] / "checkpoint-18", BertForPairwiseCLS.from_pretrained(finished)
+    reseal(target, with_weights(change))
+    trained = open_checkpoint(target).manifest["trainable"]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    with pytest.raises(Damaged, match=r"checkpoint-18/trainable.safetensors: bert\.\S+ is of another shape"):
+        load_trainable(model, target)
+
+
+def test_a_schedule_that_does_not_fit_names_the_checkpoint_and_the_way_out(run):
+    folder, again = run
+    reseal(folder / "checkpoint-18", saved("scheduler.pt", {"last_epoch": 18}))
+    with pytest.raises(RunError, match=r"checkpoint-18: cannot be gone on from \(KeyError: 'lr_lambdas'\); without it"):
+        again("--num_train_epochs=3")
+
+
 def test_a_run_goes_on_past_a_checkpoint_whose_optimizer_torch_refuses(run, finished, capsys, tmp_path):
     folder, again = run
     reseal(folder / "checkpoint-18", saved("optimizer.pt", {"state": Payload(tmp_path / "pwned")}))
     again()
     out = capsys.readouterr().out
     assert (
-        f"note: checkpoint-18 is left out: {folder / 'checkpoint-18' / 'optimizer.pt'}: cannot be loaded: Unpick" in out
+        f"note: checkpoint-18 is left out: {folder / 'checkpoint-18' / 'optimizer.pt'}: cannot be loaded: it hol" in out
     )
     assert "going on from step 16" in out
     assert outcome(folder.parent) == outcome(finished.parent)

@@ -44,6 +44,7 @@ def test_yaml_gives_defaults_and_the_command_line_wins(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("train_file: *.jsonl\n", "but found '.'; a value that begins with * stands in quotes"),
         ("seed: 1\nlerning_rate: 1e-4\n", ":2: unknown key 'lerning_rate'; did you mean 'learning_rate'"),
         ("seed: 1\nlearning_rate: -1e-4\n", ":2: --learning_rate -0.0001: a number above 0 is expected"),
         ("seed: 1\nlearning_rate: fast\n", ":2: --learning_rate: invalid float value: 'fast'"),
@@ -79,10 +80,17 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
         (["--resume_from_checkpoint=x"], "--resume checkpoint-N"),
         (["--overwrite-output-dir"], "--resume never"),
         (["--no_bf16"], "did you mean '--bf16 false'"),
+        (["--no_prefix_cache"], "did you mean '--prefix_cache off'"),
+        (["--no_eval"], "what does it here is --eval_strategy no"),  # never the flag that does the opposite
+        (["--no_evaluation"], "--help lists"),
+        (["--max_train_steps", "100"], "what does it here is --max_steps"),
+        (["--length_column", "x"], "--help lists"),  # never a flag that is refused
+        (["--eval_steps=4", "--save_steps=6"], "--save_steps 6 with --eval_steps 4: a multiple of it is expected"),
         (["--hub_tokn=hf_secret"], "unknown argument '--hub_tokn'; did you mean '--hub_token'"),
         (["--use_cpu", "configs/demo.yaml"], "configs/demo.yaml: the YAML file stands first"),
         (["configs/demo.yaml", "configs/afqmc.yaml"], "configs/afqmc.yaml: the YAML file stands first"),
         (["--train_file", "a-1.jsonl", "a-2.jsonl"], "'a-2.jsonl' behind --train_file, which takes one value"),
+        (["--label_names=-1", "1"], "'1' behind --label_names=..., which takes one value; several stand behind"),
         (["--learning_rate", "-1e-4"], "--learning_rate -0.0001: a number above 0 is expected"),
         (["--learning_rate", "-inf"], "--learning_rate -inf: a number above 0 is expected"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
@@ -246,13 +254,13 @@ def test_the_makefiles_runs_parse():
 @pytest.mark.parametrize(
     ("module", "words", "told"),
     [
-        ("sweep", "--seeds 42 -1", "--seed -1: a whole number from 0"),
-        ("sweep", "--tolerance nan", "--tolerance nan: points of accuracy"),
-        ("sweep", "--depths x", "--depths: invalid int value: 'x'"),
-        ("tune", "--trials 0", "--trials 0: a whole number of at least 1"),
-        ("caches", "nonsense", "argument action: invalid choice"),
-        ("caches", "prune --older_than_days -1e-3", "--older_than_days -0.001: "),
-        ("whole_model", "", "the following arguments are required: checkpoint, folder"),
+        ("commands.sweep", "--seeds 42 -1", "--seed -1: a whole number from 0"),
+        ("commands.sweep", "--tolerance nan", "--tolerance nan: points of accuracy"),
+        ("commands.sweep", "--depths x", "--depths: invalid int value: 'x'"),
+        ("commands.tune", "--trials 0", "--trials 0: a whole number of at least 1"),
+        ("commands.prefix_cache", "nonsense", "argument action: invalid choice"),
+        ("commands.prefix_cache", "prune --older_than_days -1e-3", "--older_than_days -0.001: "),
+        ("commands.merge_checkpoint", "", "the following arguments are required: checkpoint, folder"),
     ],
 )
 def test_the_other_commands_say_what_is_wrong_in_one_line(module, words, told, monkeypatch):

@@ -39,7 +39,7 @@ def test_other_base_weights_are_refused(arguments, tmp_path, tiny_model):
     train(arguments())
     checkpoint = open_checkpoint(tmp_path / "run" / "checkpoint-9")
     shutil.copytree(tiny_model, tmp_path / "other")
-    from tests.test_resuming import other_model
+    from tests.checkpoints.test_resuming import other_model
 
     other_model(tiny_model, tmp_path / "another")
     with pytest.raises(UserError, match="not the weights that"):

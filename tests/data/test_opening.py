@@ -259,10 +259,10 @@ def test_missing_splits_and_files(tmp_path, pairs_dir):
         require_split(DataArguments(data_dir=str(tmp_path), on_bad_row="skip"), "train")
 
 
-@pytest.mark.parametrize("name", ["train.txt", "train.zip", "Train.JSON"])
-def test_a_file_of_the_splits_name_in_another_form_is_named(tmp_path, name):
+@pytest.mark.parametrize("name", ["train.txt", "train.zip", "Train.JSON", "afqmc_public.zip", "data.tar.gz"])
+def test_a_file_that_may_hold_the_split_in_another_form_is_named(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match=f"no train split in it; {name} is there, which is none of the forms"):
+    with pytest.raises(UserError, match=f"no train split in it; {name} is there, whose name or form is not read"):
         require_split(DataArguments(data_dir=str(tmp_path)), "train")
 
 

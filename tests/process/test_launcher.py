@@ -19,6 +19,9 @@ def test_a_place_among_others_counts_whole_or_not_at_all():
         left = {key: value for key, value in whole.items() if key != name}
         forget_incomplete(left)
         assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & left.keys()
+    left = {**whole, "MASTER_PORT": "x"}
+    forget_incomplete(left)
+    assert "RANK" not in left
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from recipe.cache import policy as caching
+from recipe.cache.appending import Writer
 from recipe.checkpoints.rotation import checkpoint_folders
+from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
 from recipe.errors import RunError, Stopped, UserError
 from recipe.process.signals import stop_requests
@@ -87,19 +88,23 @@ def test_a_second_ctrl_c_stops_at_once(arguments, tmp_path, signal_at):
     assert not checkpoint_folders(tmp_path / "run")
 
 
-def test_a_signal_while_encoding_stops_at_once_and_leaves_nothing(arguments, tmp_path, monkeypatch):
-    real = caching.encode
+def test_a_signal_while_encoding_stops_at_once_and_keeps_what_was_committed(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("recipe.cache.appending.COMMIT_BYTES", 1)
+    real, count = Writer.put, []
 
-    def encode(*args):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return real(*args)
+    def put(self, *batch):
+        count.append(1)
+        if len(count) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, *batch)
 
-    monkeypatch.setattr(caching, "encode", encode)
+    monkeypatch.setattr(Writer, "put", put)
     with pytest.raises(Stopped) as stop:
         train(arguments("--prefix_cache=on"))
     assert stop.value.status == 143
     assert not (tmp_path / "run").exists()
-    assert not any((tmp_path / "cache").iterdir())
+    (store,) = list_caches(tmp_path / "cache")
+    assert 0 < store.pairs < 70
 
 
 def test_the_command_ends_with_143_and_one_line(tmp_path, tiny_model, pairs_dir):

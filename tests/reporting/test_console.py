@@ -35,3 +35,9 @@ def test_the_best_by_another_metric_is_not_called_the_best_accuracy():
     metrics = {"eval_accuracy": 0.72, "eval_majority_baseline": 0.69, "epoch": 2.0}
     text = format_summary(RunReport(PLAN, {}, 0.0, metrics, best_by="f1"), "outputs/x")
     assert "accuracy        0.7200 after epoch 2, the best by f1 (majority 0.6900)" in text.splitlines()
+
+
+def test_summary_says_when_nothing_was_evaluated():
+    assert "accuracy        not known: no evaluation took place" in format_summary(
+        RunReport(PLAN, {}, 0.0), "outputs/x"
+    )

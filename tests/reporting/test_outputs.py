@@ -61,6 +61,12 @@ def test_scores_and_predictions_go_into_a_folder_that_is_yet_to_be_made(tmp_path
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_in_a_files_place_is_refused_before_anything_is_read(arguments, tmp_path):
+    (tmp_path / "run" / "run.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^--output_dir .*: run.json in it is a folder, not a file; move it away$"):
+        train(arguments(f"--output_dir={tmp_path / 'run'}", "--train_file=/no/such/file"))
+
+
 def test_a_path_that_weights_cannot_be_saved_to_is_refused():
     with pytest.raises(UserError, match="its path is not UTF-8"):
         check_output(Path(os.fsdecode(b"\xd6\xd0")), "a/base")

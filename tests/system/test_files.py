@@ -6,7 +6,16 @@ import pytest
 
 from recipe.errors import UserError
 from recipe.system import files as durable
-from recipe.system.files import LOCK, TEMPORARY, publish, staging_folder, usual_mode, whole_folder, write_text
+from recipe.system.files import (
+    LOCK,
+    TEMPORARY,
+    publish,
+    sha256_of,
+    staging_folder,
+    usual_mode,
+    whole_folder,
+    write_text,
+)
 from recipe.system.folder_lock import locked
 from recipe.system.locks import lock
 
@@ -20,6 +29,17 @@ def test_a_lock_that_leads_elsewhere_is_refused_and_nothing_is_truncated(tmp_pat
     with pytest.raises(UserError, match=told), locked(tmp_path / "run"):
         pass
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / LOCK)
+    with (
+        pytest.raises(UserError, match=r"--output_dir .*: \.lock in it is no file; a folder that can"),
+        locked(tmp_path),
+    ):
+        pass
+    with pytest.raises(OSError, match="not a file"):
+        sha256_of(tmp_path / LOCK)
 
 
 def test_somebody_elses_lock_is_refused_and_a_killed_runs_taken(tmp_path):

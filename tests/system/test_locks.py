@@ -11,7 +11,7 @@ import pytest
 from recipe.system import locks
 from recipe.system.locks import lock
 
-RECIPE = Path(locks.__file__).parent
+RECIPE = Path(locks.__file__).parents[1]
 POSIX_ONLY = {"fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog"}
 
 
@@ -66,12 +66,12 @@ def test_where_there_are_no_locks_it_says_that_it_is_not_certain(tmp_path, monke
     assert not lock(tmp_path / "file", create=True).certain
 
 
-@pytest.mark.parametrize("name", ["locks", "reporting"])
+@pytest.mark.parametrize("name", ["system/locks", "reporting/console"])
 def test_a_module_does_without_what_windows_lacks(monkeypatch, name):
     for missing in POSIX_ONLY:
         monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delattr(os, "register_at_fork")
-    spec = importlib.util.spec_from_file_location(f"{name}_elsewhere", RECIPE / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{Path(name).name}_elsewhere", RECIPE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look there
     spec.loader.exec_module(module)
@@ -85,4 +85,4 @@ def test_no_other_module_imports_it():
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             importers |= {path.name} if POSIX_ONLY & set(names) else set()
-    assert importers == {"locks.py", "reporting.py"}
+    assert importers == {"locks.py", "console.py"}
