@@ -71,7 +71,7 @@ def open_base(args: ModelArguments) -> Base:
     options: dict[str, Any] = {"local_files_only": _is_local(name)}
     if not options["local_files_only"]:
         options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", "config.json")
-    with reading(name):
+    with reading(name, "config.json"):
         values, _ = BertConfig.get_config_dict(name, **options)
         kind = _kind(name, values)
         kept = ENCODER + OF_A_RUN if kind == OURS else ENCODER
@@ -115,9 +115,9 @@ def _is_local(name: str) -> bool:
     if Path(name).exists():
         if not (Path(name) / "config.json").is_file():
             _refuse_checkpoint(name)
-            raise UserError(
-                f"--model_name_or_path {name}: no config.json in it; a BERT checkpoint's folder is expected"
-            )
+            old = (Path(name) / "bert_config.json").is_file()  # its name in releases from before transformers
+            way = "rename bert_config.json to that" if old else "a BERT checkpoint's folder is expected"
+            raise UserError(f"--model_name_or_path {name}: no config.json in it; {way}")
         _refuse_pointers(Path(name))
         return True
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -146,8 +146,8 @@ def _refuse_pointers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Make one line of whatever a torn or foreign file of the checkpoint fails with."""
+def reading(name: str, part: str) -> Iterator[None]:
+    """Make one line of whatever a torn or foreign file of that part of the checkpoint fails with."""
     try:
         with warnings.catch_warnings():  # torch's of a file's pickle, beside the one line
             warnings.simplefilter("ignore", UserWarning)
@@ -161,7 +161,8 @@ def reading(name: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # torn files fail in as many ways as there are formats
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--model_name_or_path {name}: cannot be loaded: {type(error).__name__}: {reason}") from error
+        told = f"{part} cannot be loaded: {type(error).__name__}: {reason}"
+        raise UserError(f"--model_name_or_path {name}: {told}") from error
 
 
 def readable_labels(names: list[str]) -> list[str]:

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import ErnieModel, PreTrainedTokenizerBase, set_seed
+from transformers import ErnieConfig, ErnieModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
 from recipe.arguments import DataArguments, RecipeArguments
 from recipe.data.splits import Split
 from recipe.errors import UserError
+from recipe.model.base_model import ENCODER as CONFIGURED
 from recipe.model.base_model import OURS, Base, open_base, readable_labels, reading
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.tokenizer import load_tokenizer
@@ -33,7 +34,7 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
         UserError: weights are missing, broken, of another shape, or not finite.
     """
     options: dict[str, Any] = {"dtype": getattr(torch, base.args.dtype), "output_loading_info": True}
-    with reading(base.name), _quiet():
+    with reading(base.name, "its weights"), _quiet():
         source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
         if base.kind == "ernie":
             source = {"pretrained_model_name_or_path": None, "state_dict": _ernie_as_bert(base)}
@@ -103,8 +104,11 @@ def _ernie_as_bert(base: Base) -> dict[str, Tensor]:
 
     It is task 0 where none is given (ErnieEmbeddings.forward), so it is added to the token types' embeddings.
     """
+    stored = ErnieConfig.from_pretrained(base.name, **base.options)
+    shape = {key: getattr(base.config, key) for key in CONFIGURED}
     model, report = ErnieModel.from_pretrained(
         base.name,
+        config=ErnieConfig(**shape, use_task_id=stored.use_task_id, task_type_vocab_size=stored.task_type_vocab_size),
         add_pooling_layer=False,
         dtype=torch.float32,
         output_loading_info=True,
@@ -122,9 +126,10 @@ def _check_report(base: Base, report: dict[str, Any], keep_classifier: bool) -> 
     """Raise where `from_pretrained` left a part of the encoder, or of a kept classifier, as it was initialised."""
     wanted = (*ENCODER, "classifier.") if keep_classifier else ENCODER
     shapes = [key[0] for key in report["mismatched_keys"]]
-    problems = [("has no", report["missing_keys"]), ("holds an unexpected", report["unexpected_keys"])]
+    foreign = [key for key in report["unexpected_keys"] if not _bare(key).startswith(UNUSED)]
+    problems = [("has no", report["missing_keys"]), ("holds an unexpected", foreign)]
     for problem, names in [*problems, ("has another shape of", shapes)]:
-        keys = sorted(name for name in map(_bare, names) if name.startswith(wanted) and not name.startswith(UNUSED))
+        keys = sorted(name for name in map(_bare, names) if name.startswith(wanted))
         if keys:
             more = f" (+{len(keys) - 1} more)" if len(keys) > 1 else ""
             raise UserError(f"{base.flag}: not this model's weights: it {problem} {keys[0]}{more}")

@@ -18,7 +18,7 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
         UserError: it has none, or one that does not fit the model.
     """
     config = BertConfig(tokenizer_class=base.tokenizer_class, name_or_path=base.name)
-    with reading(base.name):
+    with reading(base.name, "its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
         _check_tokenizer(base, tokenizer)  # a vocabulary of something else fails only where it is used
     return tokenizer
@@ -36,8 +36,10 @@ def _check_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{base.flag}: its tokenizer has ids up to {highest:,}, its embedding {rows:,} rows; the vocabulary that "
             "the weights were trained with is expected"
         )
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None or tokenizer.pad_token_id is None:
-        raise UserError(f"{base.flag}: its tokenizer lacks [CLS], [SEP] or [PAD]")
+    # one that the vocabulary lacks is added behind it, where a padded embedding may have a row that was never trained
+    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    if not {tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token} <= vocabulary.keys():
+        raise UserError(f"{base.flag}: its vocabulary lacks [CLS], [SEP] or [PAD]; BERT's is expected")
     pair = tokenizer.backend_tokenizer.encode(
         "一", "二"
     )  # a call of `tokenizer` would change the padding it is saved with

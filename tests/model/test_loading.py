@@ -109,6 +109,25 @@ def insert_tokens(folder):
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def drop_token(token):
+    def apply(folder):
+        """The tokenizer adds the token behind the vocabulary, where the embedding has rows that were never trained."""
+        vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+        words = [word if word != token else "词" for word in sorted(vocabulary, key=vocabulary.get)]
+        (folder / "vocab.txt").write_text("\n".join(words))
+        edit_json(folder / "config.json", vocab_size=len(words) + 4)
+        name = "embeddings.word_embeddings.weight"
+        change_weight(name, lambda value: torch.cat([value, value[:4]]))(folder)
+
+    return apply
+
+
+def rename_config(folder):
+    (folder / "config.json").rename(folder / "bert_config.json")
+
+
 def point_weights(folder):
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
@@ -135,6 +154,11 @@ QUERY = "encoder.layer.1.attention.self.query.weight"
 DAMAGES = [
     (remove_vocabulary, "its tokenizer has no vocabulary; vocab.txt or tokenizer.json is expected"),
     (insert_tokens, "its tokenizer has ids up to 3"),
+    (drop_token("[CLS]"), "its vocabulary lacks [CLS], [SEP] or [PAD]"),
+    (drop_token("[PAD]"), "its vocabulary lacks [CLS], [SEP] or [PAD]"),
+    (rename_config, "no config.json in it; rename bert_config.json to that"),
+    (lambda folder: (folder / "tokenizer.json").write_text("<html>"), "its tokenizer cannot be loaded: JSONDecode"),
+    (lambda folder: (folder / "model.safetensors").write_text(""), "its weights cannot be loaded: Safetensor"),
     (point_weights, "model.safetensors is a git-LFS pointer, not the file that it stands for"),
     (change_weight(QUERY, lambda value: value / 0), f"bert.{QUERY} holds NaN or infinity"),
     (change_weight(QUERY, lambda value: value[:3].contiguous()), f"it has another shape of {QUERY}"),
@@ -153,7 +177,7 @@ DAMAGES = [
     (change_weight(QUERY, torch.zeros_like), f"bert.{QUERY} holds whole numbers alone"),
     (change_weight(QUERY, lambda value: (value * 127).to(torch.int8)), f"bert.{QUERY} holds whole numbers alone"),
     (pickle_weights, "pytorch_model.bin holds other things than weights, which are not loaded; model.safetensors"),
-    (replace_vocabulary, "cannot be loaded: Exception: WordPiece error: Missing [UNK] token"),
+    (replace_vocabulary, "its vocabulary lacks [CLS], [SEP] or [PAD]; BERT's is expected"),
 ]
 
 
@@ -165,6 +189,40 @@ def test_a_checkpoint_that_cannot_be_meant_is_one_line(model_copy, damage, told)
     assert str(error.value).startswith(f"--model_name_or_path {model_copy}: ")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def without_task(state):
+    return {name: value for name, value in state.items() if "task_type" not in name}
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "told"),
+    [
+        (
+            {},
+            without_task,
+            "it has no embeddings.task_type_embeddings.weight",
+        ),  # stock: of random numbers, added to all
+        ({"task_type_vocab_size": 5}, dict, "it has another shape of embeddings.task_type_embeddings.weight"),
+        ({"use_task_id": False}, without_task, None),
+        ({"is_decoder": True, "add_cross_attention": True}, dict, None),
+    ],
+)
+def test_an_ernie_is_folded_whole_or_refused(tiny_model, tmp_path, config, change, told):
+    folder = publish(tiny_model, tmp_path / "ernie", "ernie")
+    torch.save(change(torch.load(folder / "pytorch_model.bin")), folder / "pytorch_model.bin")
+    edit_json(folder / "config.json", **config)
+    if told is not None:
+        with pytest.raises(UserError, match=told):
+            load(folder)
+        return
+    ids = torch.tensor([[2, 7, 8, 3, 9, 3]])
+    edit_json(folder / "config.json", is_decoder=None, add_cross_attention=None)
+    stock = AutoModel.from_pretrained(folder).eval()(ids).last_hidden_state
+    edit_json(folder / "config.json", **config)
+    model = load(folder)[1].eval()
+    model.prefix_depth = model.config.num_hidden_layers
+    torch.testing.assert_close(model.run_prefix(ids, None, None)[:, 0], stock[:, 0], rtol=0, atol=2e-6)
 
 
 def test_a_vocabulary_much_smaller_than_the_embedding_is_said(tiny_model, model_copy):
