@@ -1,6 +1,7 @@
 """The Trainer's arguments with this recipe's defaults and flags."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.internals import use_one_gpu
+from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.system.distributed import meeting
 
 
@@ -60,6 +62,11 @@ class FreezeTrainingArguments(TrainingArguments):
     ddp_bucket_cap_mb: int | None = option(
         None, "Gradients that ranks exchange at once, in MB. Default: all of them on a CPU, else torch's 25."
     )
+    bf16: bool | None = option(
+        None,
+        "Compute what is trained in bfloat16, over float32 weights, in training and evaluation. Default: where the "
+        "processor or GPU multiplies in it.",
+    )
     # What the recipe decides itself is no flag: its own order and batches, and labels under the key that the model has.
     remove_unused_columns: bool = field(default=False, init=False)
     train_sampling_strategy: str = field(default="random", init=False)
@@ -88,6 +95,9 @@ class FreezeTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if not torch.accelerator.is_available():  # else --bf16 is refused there, and ranks would look for NCCL
             self.use_cpu = True
+        if self.bf16 is None:  # unless accelerate or --fp16 has decided
+            chosen = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() != "no"
+            self.bf16 = not chosen and multiplies_in_bfloat16(self._kind_of_device())
         # without a GPU pinning does nothing but warn, once for each data loader, and what exchanges gradients while
         # backward goes on takes its cores away: one bucket, exchanged behind it
         if not torch.cuda.is_available():
@@ -98,6 +108,11 @@ class FreezeTrainingArguments(TrainingArguments):
         # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
         # hands a cached batch's indices to the wrong rows
         use_one_gpu(self)
+
+    def _kind_of_device(self) -> str:
+        """What training will run on, asked before the Trainer sets it up."""
+        accelerator = None if self.use_cpu else torch.accelerator.current_accelerator()
+        return accelerator.type if accelerator is not None else "cpu"
 
     @property
     def folder(self) -> Path:

@@ -53,19 +53,6 @@ def equal_length_batches(lengths: Tensor, tokens: tuple[int, int]) -> Iterator[T
         yield from same.split(batch_pairs(int(lengths[same[0]]), tokens))
 
 
-def fast_dtype(device: torch.device) -> str:
-    """bfloat16 where the processor multiplies matrices in it, which there measured 2.6 times as fast; else float32.
-
-    Asked of the processor and not timed: a busy machine would time otherwise than a quiet one, and a run that was
-    killed while it encoded would end in another model.
-    """
-    if device.type != "cpu":
-        supported = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
-        return "bfloat16" if supported is not None and supported() else "float32"
-    able = torch.cpu.get_capabilities()
-    return "bfloat16" if any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
-
-
 def encode(job: Encoding, missing: Tensor, args: TrainingArguments, share: Share) -> None:
     """Compute and append this process's share of the missing pairs' states.
 

@@ -10,7 +10,7 @@ from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.batches.token_store import store_tokens
 from recipe.batches.tokens import Tokens
 from recipe.cache.cached_split import NO_CACHE, CachedSplit, PrefixState, refuse_spawned_workers
-from recipe.cache.encoding import Encoding, fast_dtype
+from recipe.cache.encoding import Encoding
 from recipe.cache.finding import find_or_encode, missing_pairs
 from recipe.cache.key import CacheKey, arithmetic_of, make_key, pair_hashes
 from recipe.cache.store import open_store
@@ -18,6 +18,7 @@ from recipe.data.splits import Split
 from recipe.errors import UserError
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
+from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.system.cache_folder import make_room, what_is_in_the_way
 from recipe.system.distributed import from_all_ranks, from_first_rank
 
@@ -121,7 +122,8 @@ def _choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: P
         dtype = "float32"
     if dtype == "auto":
         kept = before.compute_dtype if before is not None else None
-        dtype = from_first_rank(args, lambda: kept or fast_dtype(args.device))
+        fast = "bfloat16" if multiplies_in_bfloat16(args.device.type) else "float32"
+        dtype = from_first_rank(args, lambda: kept or fast)
     return make_key(model, cache.prefix_cache_dtype, dtype, args.device, arithmetic_of(args))
 
 

@@ -48,6 +48,8 @@ def build_parser() -> HfArgumentParser:
         if action.dest in REFUSED:
             action.type, action.choices = _switch_or_word if action.nargs == "?" else None, None
             action.help = f"Refused: {REFUSED[action.dest]}."
+        elif action.type is string_to_bool and action.nargs is None:  # one whose default follows from other things
+            action.nargs, action.const = "?", True
     return parser
 
 

@@ -1,6 +1,7 @@
 """What a saved model was trained on, from its run.json, as defaults to evaluate it with.
 
-The file may come from elsewhere: only the data's arguments are taken from it, each of its own type.
+The file may come from elsewhere: only the data's arguments, and in what types it evaluated, are taken from it, each of
+its own type.
 """
 
 import dataclasses
@@ -8,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
+
 from recipe.arguments import DataArguments
 from recipe.errors import Damaged, Missing, UserError
 from recipe.file_names import RUN
+from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.system.json_files import read_json
 
 FILES = ("data_dir", "train_file", "validation_file", "test_file")
@@ -36,6 +40,7 @@ def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     if not Path(name).is_dir():
         return found
     saved = _data_arguments(Path(name) / RUN)
+    found |= _types(Path(name) / RUN)
     if any(values.get(key) for key in FILES):  # files that are named replace all of those that the run was trained on
         saved = {key: value for key, value in saved.items() if key not in FILES}
     return {**found, "output_dir": name, **saved}
@@ -57,6 +62,22 @@ def _data_arguments(path: Path) -> dict[str, Any]:
                 f"{path}: arguments.data.{field.name} is {value!r}; one of {', '.join(choices)} is expected"
             )
     return {name: data[name] for name in shapes if data.get(name) is not None}
+
+
+def _types(path: Path) -> dict[str, Any]:
+    """In what types and batches the run evaluated, so that it is scored as it scored itself; nothing where unknown.
+
+    A type that this machine does not compute in is left to its default.
+    """
+    try:
+        told = read_json(path, {"arguments": {"training": {"bf16?": bool, "per_device_eval_batch_size?": int}}})
+    except Damaged:
+        return {}
+    training = told["arguments"]["training"]
+    types = {name: training[name] for name in ("bf16", "per_device_eval_batch_size") if name in training}
+    if types.get("bf16") and not (torch.accelerator.is_available() or multiplies_in_bfloat16("cpu")):
+        del types["bf16"]
+    return types
 
 
 def _shape(kind: Any) -> Any:

@@ -67,10 +67,11 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
     split = open_labelled(arguments)
     check_labels(model, split, arguments.model.model_name_or_path)
     if other is None:
-        return split, answer(arguments, model, tokenizer, split), None
+        return split, answer(arguments, model, tokenizer, split, from_cache=True), None
     with _naming_against():
         check_labels(other[0], split, arguments.model.against)
-    return split, answer(arguments, model, tokenizer, split), answer(arguments, *other, split)
+    mine = answer(arguments, model, tokenizer, split, from_cache=True)
+    return split, mine, answer(arguments, *other, split, from_cache=True)
 
 
 def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:

@@ -14,14 +14,18 @@ from transformers import PreTrainedTokenizerBase
 from recipe.arguments import RecipeArguments
 from recipe.batches.order import IGNORED_LABEL
 from recipe.batches.tokenization import tokenize
-from recipe.batches.tokens import Example, SortedPairs, read_tokens
+from recipe.batches.tokens import Example, SortedPairs, Tokens, read_tokens
+from recipe.cache.cached_split import NO_CACHE, STATE_SHAPE, CachedSplit, PrefixState, recorded_state
+from recipe.cache.encoding import Encoding
+from recipe.cache.finding import find_or_encode
+from recipe.cache.key import arithmetic_of, make_key, pair_hashes
 from recipe.data.opening import require_split
 from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate, iterate_batches
-from recipe.errors import UserError
+from recipe.errors import Damaged, RunError, UserError
 from recipe.evaluation.answers import Answers, answer_pairs
 from recipe.evaluation.submission import submission_name, why_no_submission, write_submission
-from recipe.file_names import PREDICTIONS
+from recipe.file_names import PREDICTIONS, RUN
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
@@ -30,13 +34,23 @@ from recipe.process.streams import write_out
 from recipe.reporting.outputs import check_answers
 from recipe.system.files import write_text
 from recipe.system.folder_lock import locked
+from recipe.system.json_files import read_json
 from recipe.training.build import build_trainer
 
 
 def answer(
-    arguments: RecipeArguments, model: BertForPairwiseCLS, tokenizer: PreTrainedTokenizerBase, split: Split
+    arguments: RecipeArguments,
+    model: BertForPairwiseCLS,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    from_cache: bool = False,
 ) -> Answers:
-    """The model's answers to `split`, computed over batches of like length."""
+    """The model's answers to `split`, computed over batches of like length.
+
+    Args:
+        from_cache: take states from the prefix cache, where the run that made the model did, and leave new ones there:
+            the same bytes, so the same score as the run gave itself.
+    """
     trainer = build_trainer(arguments.training, model, tokenizer)  # which may be refused, and costs less than reading
     tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
     if Path(arguments.data.test_file or "").name != STANDARD_INPUT:  # whose answers go where notes go
@@ -48,7 +62,34 @@ def answer(
         found = tokens.example(index)
         return {**found, "labels": IGNORED_LABEL} if found["labels"] == UNLABELLED else found
 
-    return answer_pairs(trainer, SortedPairs(tokens.lengths, example))
+    cached = _from_cache(arguments, model, tokens, split) if from_cache else None
+    return answer_pairs(trainer, cached or SortedPairs(tokens.lengths, example))
+
+
+def _from_cache(
+    arguments: RecipeArguments, model: BertForPairwiseCLS, tokens: Tokens, split: Split
+) -> SortedPairs | None:
+    """The pairs with their states as the run had them; None where it had none, or they cannot be kept here."""
+    args, state = arguments.training, _state_of_run(Path(model.name_or_path))
+    model.prefix_depth = getattr(model.config, "frozen_prefix_depth", None)
+    if state.dtype is None or state.kept or not model.prefix_depth or arguments.cache.prefix_cache == "off":
+        return None
+    key = make_key(model, state.dtype, str(state.compute_dtype), args.device, arithmetic_of(args))
+    directory = Path(arguments.cache.prefix_cache_dir)
+    try:
+        (cache,) = find_or_encode([Encoding(model, tokens, pair_hashes(tokens), key, directory, split.source)], args)
+    except RunError as error:
+        say(args, f"note: {error}; this score is computed without one, so that its last digits may differ")
+        return None
+    return CachedSplit(cache, tokens, tokens.lengths.int(), key).sorted_pairs()
+
+
+def _state_of_run(folder: Path) -> PrefixState:
+    try:
+        said = read_json(folder / RUN, {"prefix": STATE_SHAPE})["prefix"]
+    except Damaged:  # of an earlier release, or no run at all
+        return NO_CACHE
+    return recorded_state(said)
 
 
 def predict(arguments: RecipeArguments) -> None:

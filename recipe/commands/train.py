@@ -82,6 +82,8 @@ def prepare(arguments: RecipeArguments) -> Prepared:
         say(args, f"note: {line}")
     for split in splits:
         say(args, shown(split.describe()))
+    if args.bf16:
+        say(args, "computing in bfloat16 over float32 weights (--bf16 false: in float32)")
     gpus, threads = torch.cuda.device_count(), torch.get_num_threads()
     say(args, describe_processes(args.world_size, args.device.type, threads, gpus, os.environ))
     splits = [tokenized(split, tokenizer, arguments.data.max_length) for split in splits]
@@ -109,7 +111,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
             return None
         report.first_step = resume.checkpoint.step if resume.checkpoint else 0
         trainer = build(arguments, made, resume.checkpoint)
-        report.encode_seconds = trainer.encode_seconds
+        report.encode_seconds, report.prefix = trainer.encode_seconds, trainer.run["prefix"]
         output = _run(trainer, request, resume.checkpoint)
         model.restore_prefix()
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:

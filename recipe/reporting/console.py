@@ -28,6 +28,7 @@ class RunReport:
     identity: dict[str, Any]
     started: float
     metrics: dict[str, Any] = field(default_factory=dict)
+    prefix: dict[str, Any] = field(default_factory=dict)  # how the frozen prefix came to the tail
     is_best: bool = True  # whether the model is the best checkpoint's and not the last step's
     best_by: str = "accuracy"  # --metric_for_best_model, without eval_
     train_metrics: dict[str, Any] = field(default_factory=dict)

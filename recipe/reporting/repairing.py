@@ -99,6 +99,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 def _recall(report: RunReport, told: dict[str, Any]) -> None:
     """What the run reported when it ended."""
     report.train_metrics, report.metrics = told["results"]["train"], told["results"]["eval"]
+    report.prefix = told.get("prefix", {})
     report.is_best, report.model_sha256, report.files = told["results"]["best"], told["model_sha256"], told["files"]
     for part in ("encode", "train", "eval", "total"):
         setattr(report, f"{part}_seconds", told[f"{part}_seconds"])

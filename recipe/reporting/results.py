@@ -32,6 +32,7 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "parameters": report.plan.parameters,
         "trainable_parameters": report.plan.trainable,
         "frozen_prefix_depth": report.plan.prefix_depth,
+        "prefix": report.prefix,
         "identity": report.identity,
         "model_sha256": report.model_sha256,
         "files": report.files,

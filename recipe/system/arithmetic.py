@@ -30,6 +30,18 @@ REFUSED = {  # as a changed flag would be: other numbers from the first digits o
 }
 
 
+def multiplies_in_bfloat16(kind: str) -> bool:
+    """Whether a device of that kind ("cpu", "cuda", ...) multiplies matrices in bfloat16, and so much faster.
+
+    Asked of the device and not timed: a busy machine would time otherwise than a quiet one.
+    """
+    if kind != "cpu":
+        supported = getattr(getattr(torch, kind, None), "is_bf16_supported", None)
+        return supported is not None and bool(supported())
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}

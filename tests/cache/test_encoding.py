@@ -6,7 +6,7 @@ import torch
 from recipe.arguments import FreezeArguments
 from recipe.batches.tokens import Tokens
 from recipe.cache import encoding
-from recipe.cache.encoding import Encoding, equal_length_batches, fast_dtype
+from recipe.cache.encoding import Encoding, equal_length_batches
 from recipe.cache.finding import find_or_encode
 from recipe.cache.key import BATCH_TOKENS, batch_pairs, make_key, pair_hashes
 from recipe.cache.store import open_store
@@ -129,12 +129,3 @@ def test_it_works_without_what_macos_and_windows_lack(encoded, monkeypatch, tmp_
     assert open_store(tmp_path / "cache", key) is not None
     prune(tmp_path / "cache", 0)
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("able", "name"),
-    [({"avx512_bf16": True}, "bfloat16"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_f": True}, "float32")],
-)
-def test_the_processor_says_what_is_fast(monkeypatch, able, name):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert fast_dtype(torch.device("cpu")) == name

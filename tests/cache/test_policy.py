@@ -13,7 +13,7 @@ from tests.utils import assert_close, history
 
 
 def test_the_computing_type_does_not_depend_on_what_lies_in_the_cache(model, encoded, arguments, monkeypatch):
-    monkeypatch.setattr(policy, "fast_dtype", lambda device: "bfloat16")
+    monkeypatch.setattr(policy, "multiplies_in_bfloat16", lambda kind: True)
     _, _, key = encoded("float16", "float32")
     for before, kept in ((None, "bfloat16"), (PrefixState("float16", "float32"), "float32")):
         chosen = policy._choose_key(model, arguments(), before)

@@ -1,9 +1,19 @@
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from recipe.command_line.parsing import parse
+from recipe.commands.evaluate import evaluate
 from recipe.commands.train import train
 from recipe.errors import UserError
-from recipe.system.arithmetic import describe_arithmetic, other_arithmetic, refuse_other_precision
+from recipe.system.arithmetic import (
+    describe_arithmetic,
+    multiplies_in_bfloat16,
+    other_arithmetic,
+    refuse_other_precision,
+)
 
 
 def test_what_is_no_flag_is_recorded_and_said_when_it_changes(arguments, monkeypatch):
@@ -51,3 +61,45 @@ def test_a_run_begun_under_accelerates_mixed_precision_is_not_resumed_without(ar
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
     with pytest.raises(UserError, match=r"ACCELERATE_MIXED_PRECISION\) no: it was bf16 in .*run.json"):
         train(arguments(*words))
+
+
+@pytest.mark.parametrize(
+    ("able", "fast"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_the_processor_says_what_is_fast_and_bf16_follows_it(monkeypatch, tiny_model, able, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert multiplies_in_bfloat16("cpu") is fast
+    words = [f"--model_name_or_path={tiny_model}", "--use_cpu=true"]
+    assert parse(words).training.bf16 is fast
+    assert parse([*words, "--bf16=false"]).training.bf16 is False
+    assert parse([*words, "--bf16"]).training.bf16 is True
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # which asks for it itself
+    assert parse(words).training.bf16 is False
+
+
+def test_the_model_scores_as_the_run_scored_it_and_finds_its_states(arguments, tmp_path, capsys):
+    for bf16 in ("true", "false"):
+        run = tmp_path / bf16
+        train(arguments("--num_train_epochs=2", f"--bf16={bf16}", f"--output_dir={run}"))
+        expected = json.loads((run / "all_results.json").read_text())
+        capsys.readouterr()
+        words = [
+            "--do_eval",
+            f"--model_name_or_path={run}",
+            "--use_cpu=true",
+            f"--prefix_cache_dir={tmp_path / 'cache'}",
+        ]
+        found = evaluate(parse(words))
+        assert "dev.json found" in capsys.readouterr().out
+        for key in ("eval_loss", "eval_accuracy", "eval_confusion_matrix", "eval_roc_auc"):
+            assert found[key] == expected[key], key
+
+
+def test_training_in_bfloat16_keeps_float32_weights(arguments, tmp_path, capsys):
+    train(arguments("--bf16=true", "--max_steps=2", "--eval_strategy=no", "--prefix_cache=on"))
+    assert "computing in bfloat16 over float32 weights (--bf16 false: in float32)" in capsys.readouterr().out
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    with pytest.raises(UserError, match=r"--bf16 False: it was True in "):
+        train(arguments("--max_steps=2", "--eval_strategy=no", "--prefix_cache=on"))

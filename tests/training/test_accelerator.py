@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from recipe.cache.cached_split import PrefixCache, refuse_spawned_workers
-from recipe.cache.encoding import fast_dtype
 from recipe.cache.key import batch_tokens
 from recipe.commands.train import train
+from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.training import accelerator as gpu
 from tests.utils import assert_close, history
 
@@ -91,4 +91,4 @@ def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
     for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
         backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda: able)  # noqa: B023
         monkeypatch.setattr(torch, kind, backend, raising=False)
-        assert fast_dtype(device) == name
+        assert multiplies_in_bfloat16(kind) is (name == "bfloat16")
