@@ -1,4 +1,4 @@
-"""What becomes of each of the Trainer's arguments here: it works, is refused, or is no flag.
+"""What becomes of each of the Trainer's arguments here: it works, is refused, or is hidden.
 
 A test holds this table against transformers' fields, so that a release that adds one cannot pass unnoticed.
 """
@@ -86,7 +86,7 @@ REFUSED = {
     "deepspeed": _LAUNCHER.format("zero2"),
 }
 
-# ---- It is no flag, since the recipe decides it: what to know, or to give in its place. ----
+# ---- It is hidden, since the recipe decides it: what to know, or to give in its place. ----
 
 HIDDEN = {
     "remove_unused_columns": "columns other than sentence1, sentence2, label and id are passed by",

@@ -34,7 +34,7 @@ def store_tokens(examples: AnyDataset, shards: int, directory: Path, args: Train
 
     Raises:
         OSError: the disk is full, or cannot be written.
-        UserError: a row is no pair.
+        UserError: a row is not a pair.
     """
     share = Share.of(args)
     with unfinished_folder(directory, from_all_ranks(args, uuid.uuid4().hex)[0], args) as folder:

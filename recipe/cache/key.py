@@ -114,7 +114,7 @@ def pair_hashes(tokens: Tokens) -> np.ndarray:
 
 
 def arithmetic_of(args: TrainingArguments) -> str:
-    """What is no flag and changes the last bits of a state; the number of threads was measured not to."""
+    """What changes the last bits of a state without being a flag; the number of threads was measured not to."""
     found = describe_arithmetic(args)
     return json.dumps({name: found[name] for name in (*COMPUTED_WITH, *ENVIRONMENT) if name in found})
 

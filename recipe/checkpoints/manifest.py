@@ -1,4 +1,4 @@
-"""A checkpoint's manifest, without which a folder is none: size and sha256 of each file, and whose checkpoint it is.
+"""A checkpoint's manifest, which makes a folder a checkpoint: size and sha256 of each file, and whose it is.
 
 A first manifest says that the folder is ours and not finished; the one that counts takes its place by rename, when all
 else has reached the disk. Removal goes the same way back. What else lies in the folder is not ours, and stays.
@@ -111,7 +111,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What a checkpoint's manifest says.
 
     Raises:
-        Damaged: there is none that counts.
+        Damaged: it is missing, or does not count.
     """
     path = folder / MANIFEST
     try:

@@ -25,7 +25,7 @@ def _named(output_dir: Path) -> list[Path]:
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
-    """Our checkpoint-N folders, finished or not, the newest first; a link is none."""
+    """Our checkpoint-N folders, finished or not, the newest first; links do not count."""
     return sorted(filter(is_ours, _named(output_dir)), key=step_of, reverse=True)
 
 
@@ -58,7 +58,7 @@ def with_best(folder: Path) -> Checkpoint:
 def newest_good(
     output_dir: Path, limit: int, open_good: Callable[[Path], Checkpoint] = with_best
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest good checkpoint of at most `limit` steps, and why each newer one is none.
+    """The newest good checkpoint of at most `limit` steps, and what is wrong with each newer one.
 
     One whose best checkpoint so far is gone or damaged is not good either: the run would end with another model.
     """

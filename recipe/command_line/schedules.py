@@ -45,7 +45,7 @@ def check_optimization(args: TrainingArguments) -> None:
     """Check that optimizer and schedule can be made and stepped, and give a schedule by metric its direction.
 
     Raises:
-        UserError: a package is missing, or an argument of theirs is none.
+        UserError: a package is missing, or one of their arguments does not exist.
     """
     optimizer = _optimizer(args)
     kind, kwargs = args.lr_scheduler_type.value, dict(args.lr_scheduler_kwargs or {})
@@ -112,7 +112,7 @@ def _try(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
     """Make the schedule and ask it for rates.
 
     Raises:
-        Exception: of any kind, or ValueError for a rate that is none.
+        Exception: of any kind, or ValueError for a rate that cannot be.
     """
     steps = args.max_steps if args.max_steps > 0 else STEPS
     schedule = get_scheduler(

@@ -78,7 +78,7 @@ def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTra
     """The model that --against names, with its tokenizer; None where it names none.
 
     Raises:
-        UserError: it is no model that this recipe saved.
+        UserError: this recipe did not save it.
     """
     name = arguments.model.against
     if name is None:

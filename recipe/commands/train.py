@@ -171,7 +171,7 @@ def _eval_split(arguments: RecipeArguments) -> Split | None:
 
 
 def _check_metric(args: FreezeTrainingArguments, split: Split) -> None:
-    """A metric of the ranking is none where a label does not occur, which would be found out after an epoch."""
+    """A ranking metric does not exist where a label does not occur, which would show after an epoch only."""
     if (args.metric_for_best_model or "").removeprefix("eval_") not in RANKING:
         return
     there = {pair["label"] for pair in iterate(split.pairs)}

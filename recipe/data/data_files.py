@@ -72,7 +72,7 @@ def open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: int
     """The split that `paths` hold, at most `limit` pairs of it; what stands behind those is not read.
 
     Raises:
-        UserError: a file cannot be read, or a row is no pair (under --on_bad_row error).
+        UserError: a file cannot be read, or a row is not a pair (under --on_bad_row error).
     """
     source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     with told_while_it_lasts(f"reading {source}"):

@@ -24,7 +24,7 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     """The split `name` of the data set, at most `limit` pairs of it; its rows are counted from its metadata, if it may.
 
     Raises:
-        UserError: there is no such data, it cannot be reached, or a row is no pair (under --on_bad_row error).
+        UserError: there is no such data, it cannot be reached, or a row is not a pair (under --on_bad_row error).
     """
     source = " ".join(filter(None, [args.dataset_name, args.dataset_config_name, name]))
     rows, fingerprint = _load(args, name)
@@ -103,7 +103,7 @@ def _prepared(args: DataArguments) -> Cache | None:
             version="auto",
             hash="auto",
         )
-    except (OSError, ValueError, KeyError):  # there is none, or it is damaged
+    except (OSError, ValueError, KeyError):  # it is missing, or damaged
         return None
 
 

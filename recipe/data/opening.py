@@ -19,7 +19,7 @@ def open_split(args: DataArguments, name: str) -> Split | None:
     (--max_train_samples, --max_eval_samples): what stands behind it is not read.
 
     Raises:
-        UserError: there is no such data, it cannot be reached, or a row is no pair (under --on_bad_row error).
+        UserError: there is no such data, it cannot be reached, or a row is not a pair (under --on_bad_row error).
     """
     limit = {"train": args.max_train_samples, "validation": args.max_eval_samples}.get(name)
     paths = _split_paths(args, name)

@@ -1,4 +1,4 @@
-"""What a sentence pair is: every record is checked, and one that is none is an error with its place."""
+"""What a sentence pair is: every record is checked, and any other is an error that names its place."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
         where: "file:line", for the error.
 
     Raises:
-        BadRow: a key is missing or null, a sentence is empty or not text, or the label is none of the names.
+        BadRow: a key is missing or null, a sentence is empty or not text, or the label is not among the names.
     """
     if isinstance(record, BadRow):
         raise record

@@ -18,7 +18,7 @@ from recipe.errors import BadRow, UserError
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF-8 of it"
-# What a file that is no UTF-8 may be, by its first bytes.
+# What a file that is not UTF-8 may be, by its first bytes.
 MAGIC = {b"\xff\xfe": UTF16, b"\xfe\xff": UTF16, b"\x1f\x8b": "zipped: the name of such a file ends in .gz"}
 MAGIC |= {b"PK": "an Excel file or a zip: a .csv or .parquet file is expected", b"PAR1": "Parquet: name it .parquet"}
 MAGIC |= {b"": "GBK: iconv -f GB18030 -t UTF-8 makes UTF-8 of it"}
@@ -151,7 +151,7 @@ def _decoded(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str | BadRow]]:
 
 
 def _what_it_is(line: bytes, number: int) -> str:
-    """What a line that is no UTF-8 may be instead, and what to make of it."""
+    """What a line that is not UTF-8 may be instead, and what to make of it."""
     told = next((told for start, told in MAGIC.items() if number == 1 and line.startswith(start)), MAGIC[b""])
     return f"the file may be {told}"
 

@@ -72,7 +72,7 @@ def writing_arrow() -> Iterator[None]:
     """What fails while Arrow's cache is written, in a line.
 
     Raises:
-        UserError: the folder cannot be written, or a row is no pair.
+        UserError: the folder cannot be written, or a row is not a pair.
     """
     try:
         yield

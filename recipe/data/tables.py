@@ -22,7 +22,7 @@ class TableRow(dict):
 def table_rows(path: Path, lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[tuple[str, Any]]:
     """The rows as ("file:line", TableRow), or a BadRow where fields are missing or too many; line 1 names the columns.
 
-    Rows without any text at the end of the file, which Excel leaves of emptied ones, are none.
+    Rows without any text at the end of the file, which Excel leaves of emptied ones, do not count.
 
     Args:
         quoted: whether quotes enclose fields; else a quote is a character like any other.

@@ -144,7 +144,7 @@ def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     # answering 1 from place i on: the zeros before it and the ones behind it are right
     right = np.concatenate([[0], np.cumsum(~positive)]) + positive.sum() - np.concatenate([[0], np.cumsum(positive)])
     middle = (ranked[:-1] + ranked[1:]) / 2
-    middle = np.where(middle > ranked[:-1], middle, ranked[1:])  # between neighbours there is no number
+    middle = np.where(middle > ranked[:-1], middle, ranked[1:])  # no float64 lies between neighbours
     cuts = np.concatenate([[0.0], middle, [NEVER]])
     possible = np.concatenate([[True], ranked[:-1] < ranked[1:], [True]])
     best = possible & (right == right[possible].max())

@@ -7,7 +7,7 @@ COUNTS = ("LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "RO
 
 
 def forget_incomplete(environment: MutableMapping[str, str]) -> None:
-    """Take out a process's place among others where not all of it is there, or it is none: no launcher is behind it.
+    """Take out a process's place among others where part of it is missing or cannot be: no launcher is behind it.
 
     A LOCAL_RANK that a shell has kept would otherwise have the process wait for others, or say nothing of its errors.
     """

@@ -23,7 +23,7 @@ class OutputLost(Exception):
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """A character as JSON escapes it, so that a line of JSON stays one; a byte that is no UTF-8 (in a path) as well."""
+    """A character as JSON escapes it, so that a line of JSON stays one; a byte of a path that is not UTF-8 as well."""
     assert isinstance(error, UnicodeEncodeError)
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 

@@ -31,7 +31,7 @@ def _shown(character: str) -> str:
 def markdown(text: str) -> str:
     """`text` for a card, in one line: every character that Markdown or HTML gives a meaning as an entity.
 
-    So a sentence is no link, image, heading or cell, and a bare address becomes no link either.
+    So no sentence becomes a link, image, heading or cell, and no bare address a link.
     """
     return MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", shown(" ".join(text.split())))
 

@@ -157,7 +157,7 @@ def remove_cache(folder: Path, although_read: bool = False) -> bool:
 
 
 def what_is_in_the_way(directory: Path, name: str) -> str | None:
-    """What stands where the cache of that name would be and is none of ours, in words."""
+    """What stands where the cache of that name would be and is not ours, in words."""
     folder = directory / name
     if not os.path.lexists(folder) or is_ours(folder):
         return None

@@ -141,7 +141,7 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes.
 
     Raises:
-        OSError: it cannot be read, or is no file; a pipe would be waited for.
+        OSError: it cannot be read, or is not a file; a pipe would be waited for.
     """
     if not path.is_file():
         raise OSError(errno.EINVAL, "not a file", str(path))

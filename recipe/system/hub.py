@@ -74,7 +74,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def is_hubs(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, is the Hub's: an answer that is no success, or none at all."""
+    """Whether an error, or one that it came from, is the Hub's: an answer other than success, or no answer."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     # The client's HTTP library, and with it the class of a connection error, has changed twice.

@@ -1,4 +1,4 @@
-"""FreezeTrainer: the Trainer with this recipe's batches, loss, checkpoints and stop at a loss that is no number."""
+"""FreezeTrainer: the Trainer with this recipe's batches, loss and checkpoints, stopped by a NaN or infinite loss."""
 
 import contextlib
 import math
@@ -97,7 +97,7 @@ class FreezeTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push nothing: a checkpoint is no model, and the folder holds none before the end of training."""
+        """Push nothing: a checkpoint is not a model, and the folder has no model before the end of training."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Leave README.md as it is: the Trainer's would take the place of `recipe.reporting.model_card`'s."""
