@@ -1,4 +1,4 @@
-"""What changes a run's numbers and is not a flag: precision by accelerate, device, threads, kernels, library versions."""
+"""What changes a run's numbers and is not a flag: mixed precision, device, threads, kernels, library versions."""
 
 import os
 import platform
