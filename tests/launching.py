@@ -23,7 +23,7 @@ def small_run(model, pairs, cache):
     """The flags of a small run."""
     flags = ["--model_name_or_path", model, "--data_dir", pairs, "--freeze_layers", "0-1", "--max_length", "32"]
     flags += ["--logging_steps", "1", "--use_cpu", "--per_device_train_batch_size", "16", "--prefix_cache_dir", cache]
-    return [*map(str, flags), "--model_card=false"]
+    return [*map(str, flags), "--model_card=false", "--bf16=false"]
 
 
 def start(words, launch_words=("--num_processes=2",), port=None, **popen):

@@ -14,7 +14,7 @@ from recipe.reporting.outputs import remove_run
 def words(tiny_model, pairs_dir, tmp_path):
     given = {"model_name_or_path": tiny_model, "data_dir": pairs_dir, "max_length": 32, "use_cpu": "true"}
     given |= {"per_device_train_batch_size": 16, "num_train_epochs": 2, "output_dir": tmp_path / "sweep"}
-    given |= {"prefix_cache_dir": tmp_path / "cache"}
+    given |= {"prefix_cache_dir": tmp_path / "cache", "bf16": "false"}
     return [f"--{name}={value}" for name, value in given.items()]
 
 
