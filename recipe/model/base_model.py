@@ -15,7 +15,7 @@ from recipe.arguments import ModelArguments
 from recipe.errors import UserError
 from recipe.file_names import WEIGHTS
 from recipe.model.modeling import BertPairwiseCLSConfig
-from recipe.system.hub import require_hub
+from recipe.system.hub import has_copy, require_hub
 
 OURS = BertPairwiseCLSConfig.model_type
 KINDS = ("bert", "ernie", OURS)
@@ -30,6 +30,12 @@ ENCODER = (
 OF_A_RUN = ("id2label", "label2id", "frozen_prefix_depth")
 OWNERS = {"bert-": "google-bert", "chinese-": "hfl", "rbt": "hfl", "ernie-": "nghuyong", "bge-": "BAAI"}
 WORKING = "google-bert/bert-base-chinese, hfl/chinese-roberta-wwm-ext or nghuyong/ernie-3.0-base-zh"
+# Files that a model is loaded from, one of each.
+PARTS = (
+    ("config.json",),
+    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ("vocab.txt", "tokenizer.json"),
+)
 MOST = 1000  # layers, or heads: a layer takes memory before it is known whether there are weights for it
 POINTER = b"version https://git-lfs"
 
@@ -70,7 +76,7 @@ def open_base(args: ModelArguments) -> Base:
     name = args.name
     options: dict[str, Any] = {"local_files_only": _is_local(name)}
     if not options["local_files_only"]:
-        options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", "config.json")
+        options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", has_copy(name, PARTS))
     with reading(name, "config.json"):
         values, _ = BertConfig.get_config_dict(name, **options)
         kind = _kind(name, values)

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from recipe.errors import UserError
@@ -20,26 +20,23 @@ WAYS_OUT = (
 )
 
 
-def require_hub(flag: str, repo_id: str, repo_type: str, cached_file: str | None = None, cached: bool = False) -> bool:
+def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -> bool:
     """Check that the Hub has `repo_id`; returns whether it answered, False where the cached copy must do.
 
     Args:
-        cached_file: a file of the repository; a copy of it in the Hub's cache will do.
-        cached: whether there is a copy elsewhere that will do.
+        cached: whether there is a copy that will do.
 
     Raises:
         UserError: the Hub is out of reach, or does not take the token, and there is no copy in the cache; or it has no
             such repository.
     """
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if cached_file is not None:
-        cached = isinstance(try_to_load_from_cache(repo_id, cached_file, repo_type=repo_type), str)
     if constants.HF_HUB_OFFLINE:
         if cached:
             return False
-        told = "HF_HUB_OFFLINE is set and there is no copy in the cache"
+        told = "HF_HUB_OFFLINE is set and there is no whole copy in the cache"
         told += " (a run with --no_streaming leaves one)" if repo_type == "dataset" else ""
         raise UserError(f"{flag} {repo_id}: {told}; {WAYS_OUT}")
     try:
@@ -55,7 +52,19 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached_file: str | None
         if cached:
             return False
         raise UserError(f"{flag} {repo_id}: {_reason(error)}") from error
+    try:
+        os.makedirs(constants.HF_HUB_CACHE, exist_ok=True)
+    except OSError as error:  # the Hub's clients take it for a file that the repository lacks
+        told = f"cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}); name another folder with HF_HOME"
+        raise UserError(f"{flag} {repo_id}: {told}") from error
     return True
+
+
+def has_copy(repo_id: str, files: Iterable[tuple[str, ...]]) -> bool:
+    """Whether the Hub's cache has a model's files, one of each tuple: a download that stopped leaves some of them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(any(isinstance(try_to_load_from_cache(repo_id, name), str) for name in names) for names in files)
 
 
 def patiently(call: Callable[[], T]) -> T:

@@ -7,10 +7,11 @@ import datasets
 import pytest
 from datasets.iterable_dataset import ExamplesIterable
 
-from recipe.arguments import DataArguments
+from recipe.arguments import DataArguments, ModelArguments
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
+from recipe.model.base_model import open_base
 from recipe.system.hub import require_hub
 from tests.hub_server import FAULTS, hub
 from tests.published import publish
@@ -166,8 +167,30 @@ def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
 
 
 def test_offline_without_a_copy_says_so():
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no copy"):
-        require_hub("--model_name_or_path", "some/model", "model", "config.json")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no whole copy"):
+        require_hub("--model_name_or_path", "some/model", "model")
+
+
+def test_a_download_that_stopped_is_no_copy(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--some--model" / "refs").mkdir(parents=True)
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("a" * 40)
+    snapshot = tmp_path / "models--some--model" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    args = ModelArguments(model_name_or_path="some/model")
+    for name in ("config.json", "pytorch_model.bin"):
+        (snapshot / name).write_text("{}")
+        with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no whole copy"):
+            open_base(args)
+    (snapshot / "vocab.txt").write_text("")
+    with pytest.raises(UserError, match="a model without model_type"):  # read from the copy
+        open_base(args)
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(small_hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", f"{__file__}/hub")
+    with pytest.raises(UserError, match=r"cannot be kept in .*/hub \(Not a directory\); name another.*HF_HOME"):
+        require_hub("--model_name_or_path", "some/model", "model")
 
 
 def test_a_proxy_that_lacks_a_package_is_one_line(monkeypatch):
