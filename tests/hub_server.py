@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlparse
 
 COMMIT = "a" * 40
 # How many of the next answers with a Parquet file's bytes break off in the middle; how many of the next answers, behind
-# the first `free`, are that the Hub is busy; and a token that is taken for expired.
-FAULTS = {"left": 0, "busy": 0, "free": 0, "expired": None}
+# the first `free`, are that the Hub is busy, and for how many seconds; and a token that is taken for expired.
+FAULTS = {"left": 0, "busy": 0, "free": 0, "wait": 0, "expired": None}
 
 
 def etag(path):
@@ -67,7 +67,7 @@ def hub(repositories: dict[str, Path]):
             if FAULTS["free"] >= 0 or not FAULTS["busy"]:
                 return False
             FAULTS["busy"] -= 1
-            self.give(429, b"{}", Retry_After=0)
+            self.give(429, b"{}", Retry_After=FAULTS["wait"])
             return True
 
         def do_POST(self):

@@ -1,5 +1,6 @@
 """Sentence pairs from a data set on the Hub, or from the copy of it that an earlier run has prepared."""
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -94,6 +95,9 @@ def _prepared(args: DataArguments) -> Cache | None:
     """The newest copy that --no_streaming has left in Arrow's cache: what `load_dataset` falls back to offline.
 
     Asked for by itself, since `load_dataset` first tries for most of a minute to reach the Hub.
+
+    Raises:
+        UserError: it lies where nothing can be written, where `datasets`, which locks what it reads, reads nothing.
     """
     try:
         return Cache(
@@ -103,7 +107,12 @@ def _prepared(args: DataArguments) -> Cache | None:
             version="auto",
             hash="auto",
         )
-    except (OSError, ValueError, KeyError):  # it is missing, or damaged
+    except (OSError, ValueError, KeyError) as error:  # it is missing, or damaged
+        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError(
+                f"--dataset_name {args.dataset_name}: {datasets.config.HF_DATASETS_CACHE} cannot be written "
+                f"({error.strerror}), where datasets keeps a lock; name another folder, or a copy of it, with HF_HOME"
+            ) from error
         return None
 
 

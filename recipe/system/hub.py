@@ -121,6 +121,10 @@ def _reason(error: BaseException) -> str:
     if status in (401, 403):
         told = f"{endpoint} does not take the token (status {status}), which may have expired"
         return f"{told}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
+    if isinstance(error, UnicodeEncodeError):  # a header's
+        return "HF_TOKEN holds characters that no token has; set it to a valid one, or unset it"
+    if status == 429 and _wait(error) is None:
+        return f"{endpoint} is busy (status 429) and asks to wait longer than {PATIENCE:.0f} s; try later"
     if status == 429:
         return f"{endpoint} is busy (status 429), and still was when it was asked again; try later"
     if isinstance(error, ImportError):

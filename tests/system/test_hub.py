@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -112,7 +113,7 @@ def small_hub(monkeypatch, tiny_model):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         yield
-    FAULTS.update(busy=0, free=0, expired=None)
+    FAULTS.update(busy=0, free=0, wait=0, expired=None)
 
 
 def test_a_busy_hub_is_asked_again(small_hub):
@@ -121,6 +122,16 @@ def test_a_busy_hub_is_asked_again(small_hub):
     assert FAULTS["busy"] == 0
     FAULTS["busy"] = 99
     with pytest.raises(UserError, match=r"is busy \(status 429\), and still was"):
+        require_hub("--model_name_or_path", "some/model", "model")
+    FAULTS.update(busy=99, wait=900)
+    with pytest.raises(UserError, match=r"is busy \(status 429\) and asks to wait longer than 60 s; try later"):
+        require_hub("--model_name_or_path", "some/model", "model")
+    assert FAULTS["busy"] == 98
+
+
+def test_a_token_that_no_header_can_carry_is_named(small_hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "令牌")
+    with pytest.raises(UserError, match="HF_TOKEN holds characters that no token has"):
         require_hub("--model_name_or_path", "some/model", "model")
 
 
@@ -185,6 +196,15 @@ def test_a_download_that_stopped_is_no_copy(monkeypatch, tmp_path):
     (snapshot / "vocab.txt").write_text("")
     with pytest.raises(UserError, match="a model without model_type"):  # read from the copy
         open_base(args)
+
+
+def test_a_copy_that_cannot_be_locked_is_not_told_of_as_none(monkeypatch):
+    def read_only(**_):
+        raise OSError(errno.EROFS, "Read-only file system", "afqmc.lock")
+
+    monkeypatch.setattr("recipe.data.hub_dataset.Cache", read_only)
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\).* with HF_HOME"):
+        open_split(DataArguments(), "train")
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(small_hub, monkeypatch):
