@@ -54,7 +54,7 @@ cache: $(VENV)/.ready ## list the prefix caches and their sizes
 clean-cache: $(VENV)/.ready ## remove them
 	$(BIN)/python -m recipe.commands.prefix_cache prune
 
-bench: $(VENV)/.ready ## the recipe beside its peers: table, chart, benchmarks/results.json (ten minutes on two cores)
+bench: $(VENV)/.ready ## the recipe beside its peers: table, chart, benchmarks/results.json (ten minutes on two quiet cores)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.bench
 

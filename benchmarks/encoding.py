@@ -5,6 +5,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from recipe.model.loading import load_model
 from recipe.model.modeling import BertForPairwiseCLS
 
 DEPTH = 10
+SHAPES = (1024, 768), (768, 3072)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -36,57 +38,84 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure_encoding(folder: Path, lengths: list[int], rounds: int = 3) -> dict[str, float]:
+class EncodingRates:
     """Real tokens a second through ten layers: stock batches of 32 in float32, and this recipe's in both types."""
-    model = _load(folder)
-    layers = model.bert.encoder.layer[:DEPTH]
-    half = copy.deepcopy(layers).to(torch.bfloat16)
-    hidden = model.config.hidden_size
-    rng = random.Random(3)
-    stock_batches = [rng.sample(lengths, 32) for _ in range(rounds)]
-    ours = [batch for batch in equal_length_batches(torch.tensor(lengths), BATCH_TOKENS[DEVICE.type])]
-    sizes = [(batch_pairs(lengths[int(batch[0])], BATCH_TOKENS[DEVICE.type]), lengths[int(batch[0])]) for batch in ours]
-    sizes.sort(key=lambda size: size[1])
-    by_tokens = [size for size in sizes for _ in range(size[0] * size[1] // 256)]
-    chosen = [by_tokens[int((place + 0.5) / rounds * len(by_tokens))] for place in range(rounds)]
 
-    def run(modules: Any, states: torch.Tensor, mask: torch.Tensor | None) -> None:
-        with torch.no_grad():
-            for layer in modules:
-                states = layer(states, mask)
+    def __init__(self, folder: Path, lengths: list[int], rounds: int) -> None:
+        model = _load(folder)
+        layers = model.bert.encoder.layer[:DEPTH]
+        self.modules = {"float32": layers, "bfloat16": copy.deepcopy(layers).to(torch.bfloat16)}
+        self.hidden = model.config.hidden_size
+        rng = random.Random(3)
+        self.stock_batches = [rng.sample(lengths, 32) for _ in range(rounds)]
+        tokens = BATCH_TOKENS[DEVICE.type]
+        ours = [lengths[int(batch[0])] for batch in equal_length_batches(torch.tensor(lengths), tokens)]
+        sizes = sorted(((batch_pairs(length, tokens), length) for length in ours), key=lambda size: size[1])
+        by_tokens = [size for size in sizes for _ in range(size[0] * size[1] // 256)]
+        self.chosen = [by_tokens[int((place + 0.5) / rounds * len(by_tokens))] for place in range(rounds)]
+        self.rates: dict[str, list[float]] = {"stock float32": [], "float32": [], "bfloat16": []}
 
-    rates: dict[str, list[float]] = {"stock float32": [], "float32": [], "bfloat16": []}
-    for batch, (pairs, length) in zip(stock_batches, chosen, strict=True):
-        states = torch.randn(32, max(batch), hidden, device=DEVICE)
+    def take(self, place: int) -> None:
+        """Measure each once, at that place of the order of lengths."""
+        batch, (pairs, length) = self.stock_batches[place], self.chosen[place]
+        states = torch.randn(32, max(batch), self.hidden, device=DEVICE)
         mask = (torch.arange(max(batch)) < torch.tensor(batch)[:, None])[:, None, None, :].to(DEVICE)
         mask = mask.expand(-1, -1, max(batch), -1)
-        rates["stock float32"].append(sum(batch) / _seconds(lambda s=states, m=mask: run(layers, s, m)))
-        for name, modules, dtype in (("float32", layers, torch.float32), ("bfloat16", half, torch.bfloat16)):
-            whole = torch.randn(pairs, length, hidden, device=DEVICE, dtype=dtype)
-            run(modules[:1], whole, None)
-            rates[name].append(pairs * length / _seconds(lambda s=whole, m=modules: run(m, s, None)))
-    return {name: statistics.harmonic_mean(values) for name, values in rates.items()}
+        layers = self.modules["float32"]
+        self.rates["stock float32"].append(sum(batch) / _seconds(lambda: _through(layers, states, mask)))
+        for name, modules in self.modules.items():
+            whole = torch.randn(pairs, length, self.hidden, device=DEVICE, dtype=getattr(torch, name))
+            _through(modules[:1], whole, None)
+            self.rates[name].append(pairs * length / _seconds(partial(_through, modules, whole, None)))
+
+    def result(self) -> dict[str, float]:
+        """The rates of all rounds together."""
+        return {name: statistics.harmonic_mean(values) for name, values in self.rates.items()}
 
 
-def measure_ceiling(folder: Path, found: dict[str, Any] | None) -> dict[str, float]:
-    """The machine's matrix-product rate, the arithmetic of a cached step, and the share of that rate it reaches."""
-    a, b = torch.randn(1024, 768, device=DEVICE), torch.randn(768, 3072, device=DEVICE)
-    times = [_seconds(lambda: torch.matmul(a, b)) for _ in range(30)]
-    rate = 2 * a.shape[0] * a.shape[1] * b.shape[1] / statistics.median(times[5:])
-    result = {"matmul_flops_a_second": rate}
-    if found is None:
-        return result
+def _through(modules: Any, states: torch.Tensor, mask: torch.Tensor | None) -> None:
+    with torch.no_grad():
+        for layer in modules:
+            states = layer(states, mask)
+
+
+class MatrixRates:
+    """The machine's matrix-product rate in each type, taken between the systems' rounds."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+
+    def take(self) -> None:
+        """Thirty products in each type; the first ones only warm up."""
+        for name, times in self.times.items():
+            a, b = (torch.randn(shape, device=DEVICE, dtype=getattr(torch, name)) for shape in SHAPES)
+            times += [_seconds(lambda a=a, b=b: torch.matmul(a, b)) for _ in range(30)][5:]
+
+    def result(self) -> dict[str, float]:
+        """Operations a second, by type."""
+        flops = 2 * SHAPES[0][0] * SHAPES[0][1] * SHAPES[1][1]
+        return {name: flops / statistics.median(times) for name, times in self.times.items()}
+
+
+def measure_ceiling(folder: Path, rates: dict[str, float], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The matrix-product rates, the arithmetic of a cached step, and the share of the rate it reaches, by type."""
+    result: dict[str, Any] = {"matmul_flops_a_second": rates, "share": {}}
+    for name, system in found.items():
+        result["step_flops"] = step_flops(folder, [longest for longest, _ in system["batches"]])
+        result["share"][name] = result["step_flops"] / system["step_seconds"] / rates[name]
+    return result
+
+
+def step_flops(folder: Path, lengths: list[int]) -> float:
+    """The matrix products' operations of a cached step, forward and backward, mean over batches of those lengths."""
     model = _load(folder)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(("bert.encoder.layer.10.", "bert.encoder.layer.11.", "classifier.")))
     model.prefix_depth = DEPTH
     flops = []
-    for longest, _ in found["batches"]:
+    for longest in lengths:
         states = torch.randn(32, longest, model.config.hidden_size, device=DEVICE)
         with FlopCounterMode(display=False) as counter:
             model(prefix_states=states, labels=torch.zeros(32, dtype=torch.long, device=DEVICE)).loss.backward()
         flops.append(counter.get_total_flops())
-    result["step_flops"] = statistics.mean(flops)
-    result["step_flops_a_second"] = result["step_flops"] / found["step_seconds"]
-    result["share"] = result["step_flops_a_second"] / rate
-    return result
+    return statistics.mean(flops)

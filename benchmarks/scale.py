@@ -26,7 +26,7 @@ import torch
 from transformers import BertConfig
 from transformers.utils import logging
 
-from benchmarks.bench import HERE, VOCABULARY, lengths_of, make_model
+from benchmarks.batches import HERE, VOCABULARY, lengths_of, make_model
 from recipe.cache.encoding import equal_length_batches
 from recipe.cache.key import BATCH_TOKENS
 

@@ -1,25 +1,66 @@
 import json
 
 import pytest
+from transformers import AutoTokenizer, BertConfig
 
-from benchmarks.bench import at_quantiles, epoch_batches, lengths_of
+from benchmarks.batches import at_quantiles, epoch_batches, eval_batches, examples, lengths_of, make_model
+from benchmarks.report import TARGETS, compare, print_table
+from benchmarks.rows import ROWS, default_keys
 from benchmarks.scale import write_pairs
 from recipe.arguments import DataArguments
 from recipe.data.opening import open_split
 
 
-@pytest.mark.parametrize("system", ["b", "d", "h"])
+@pytest.mark.parametrize("system", ["b", "d", "h", "i16", "k16"])
 def test_an_epoch_of_each_order_holds_the_lengths_once(system):
     lengths = lengths_of("train")[:1024]
-    batches = epoch_batches(system, lengths)
-    assert sorted(length for batch in batches for length in batch) == sorted(lengths)
-    assert len(at_quantiles(batches, 3)) == 3
+    for batches in (epoch_batches(system, lengths), eval_batches(system, lengths)):
+        assert sorted(length for batch in batches for length in batch) == sorted(lengths)
+        assert len(at_quantiles(batches, 3)) == 3
 
 
 def test_the_lengths_are_afqmcs():
     lengths = lengths_of("train")
     assert len(lengths) == 34_334
     assert 29 < sum(lengths) / len(lengths) < 30.5
+
+
+def test_the_texts_of_an_example_give_its_tokens(tmp_path):
+    make_model(tmp_path, BertConfig(hidden_size=2, num_hidden_layers=1, num_attention_heads=1, intermediate_size=2))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for row in examples([lengths_of("train")[:32]], 1):
+        encoded = tokenizer(*row["texts"])
+        assert {name: row[name] for name in ("input_ids", "token_type_ids")} == {
+            name: encoded[name] for name in ("input_ids", "token_type_ids")
+        }
+
+
+def test_without_bfloat16_every_method_runs_in_float32_alone():
+    assert all("16" not in key for key in default_keys(False))
+    assert {"i", "j"} <= set(default_keys(False))
+    assert {"i", "j"}.isdisjoint(default_keys(True))
+    assert {target.peer for target in TARGETS} | {target.mine for target in TARGETS} <= set(default_keys(True))
+
+
+def test_each_target_is_a_ratio_of_two_rows_of_the_run(capsys):
+    def system(seconds):
+        return {"step_seconds": seconds, "eval_seconds_a_pair": 0.0, "anonymous": 1e9, "gpu": 0}
+
+    content = {
+        "systems": {key: system(2.0) for key in ROWS} | {"h16": system(0.1), "g16": system(0.1)},
+        "encoding": {"stock float32": 1.0, "float32": 2.0, "bfloat16": 4.0},
+        "ceiling": {"matmul_flops_a_second": {"bfloat16": 1e12}, "share": {"bfloat16": 0.6}},
+        "machine": {"device": "cpu"},
+        "seconds": 1,
+    }
+    content |= compare(content, [30] * 64, [])
+    *times, share = content["targets"]
+    assert [round(target["measured"], 2) for target in times[:6]] == [20] * 6
+    # two steps an epoch: 3 x 2 x 2 s against 480 s of encoding and 3 x 2 x 0.1 s
+    assert times[6]["measured"] == pytest.approx(12 / 480.6)
+    assert share["measured"] == 0.6
+    print_table(content)
+    assert "| 26x | 20.00x | missed |" in capsys.readouterr().out
 
 
 def test_generated_pairs_are_pairs_in_shards(tmp_path):
