@@ -39,7 +39,9 @@ from benchmarks.rows import BATCH, ROWS, default_keys
 from recipe.system.arithmetic import multiplies_in_bfloat16
 
 EVAL_BATCHES = 2
+# what takes long has one turn, what takes no time several passes in each of its turns
 SLOW_SECONDS, WORTH_SECONDS, MOST_PASSES = 12.0, 2.0, 4
+STAYING = "cdgh"
 
 
 class System:
@@ -70,7 +72,7 @@ class System:
 class Measured:
     """A system that is being measured: its process, and what it has answered."""
 
-    def __init__(self, key: str, folder: Path, rounds: int, quantiles: int) -> None:
+    def __init__(self, key: str, folder: Path, quantiles: int) -> None:
         train = at_quantiles(epoch_batches(key, lengths_of("train")), 1 if ROWS[key].method.padded else quantiles)
         held = at_quantiles(eval_batches(key, lengths_of("validation")), EVAL_BATCHES)
         work = folder / f"{key}.json"
@@ -80,44 +82,54 @@ class Measured:
         shared = folder / (f"gh{key[1:]}" if key[0] in "gh" else key)
         self.child = System(key, work, folder / f"model-{ROWS[key].method.layers}", shared)
         seconds = [self.child.ask("step")["seconds"] for _ in train][-1]  # warm up
-        # what takes long is measured once, what takes no time several times in each of its turns
-        self.rounds = 1 if seconds > SLOW_SECONDS else rounds
+        self.slow = seconds > SLOW_SECONDS
         self.passes = min(MOST_PASSES, max(1, int(WORTH_SECONDS / (seconds * len(train)))))
+        print(f"{key:<4}{ROWS[key].name}: ready", flush=True)
 
-    def turn(self) -> None:
-        """Its turn in a round: one or several passes over its batches; after its last one it is asked for the rest."""
-        for _ in range(self.passes):
+    def turn(self, passes: int) -> None:
+        """So many passes over its batches, a step at a time."""
+        for _ in range(passes):
             self.result["steps"].append([self.child.ask("step")["seconds"] for _ in self.result["batches"]])
-        self.rounds -= 1
-        if self.rounds == 0:
-            self._finish()
 
-    def _finish(self) -> None:
+    def finish(self) -> dict[str, Any]:
+        """Ask for the rest, and end its process."""
         times = [self.child.ask("eval")["seconds"] for _ in range(2)]
         self.result["eval_seconds_a_pair"] = min(times) / (EVAL_BATCHES * BATCH)
         self.result |= self.child.ask("memory")
         self.child.ask("stop")
         # each pass is an epoch over the same batches, in an order of its own: means compare, single steps do not
         self.result["step_seconds"] = statistics.median(statistics.mean(steps) for steps in self.result["steps"])
+        return self.result
 
 
 def measure(folder: Path, keys: list[str], rounds: int, quantiles: int) -> dict[str, Any]:
-    """Seconds of a step and of an evaluated pair, peak memory, and the batches, of each system; the machine's rates."""
+    """Seconds of a step and of an evaluated pair, peak memory, and the batches, of each system; the machine's rates.
+
+    What the targets compare most closely stays and takes turns through the whole run. The others come one after
+    another, since all at once would take 26 GB, and take their turns with the cached rows of the best type.
+    """
     encoding, matrices = EncodingRates(folder / "model-12", lengths_of("train"), max(rounds, 3)), MatrixRates()
-    systems: dict[str, Measured] = {}
-    for key in keys:
-        systems[key] = Measured(key, folder, rounds, quantiles)
-        print(f"{key:<4}{ROWS[key].name}: ready", flush=True)
+    staying = {key: Measured(key, folder, quantiles) for key in keys if key[0] in STAYING}
+    guests = [key for key in keys if key not in staying]
+    cached = [key for key in ("g16", "h16") if key in staying] or [key for key in "gh" if key in staying]
+    results = {}
     for place in range(max(rounds, 3)):
-        for system in systems.values():
-            if system.rounds:
-                system.turn()
+        if place < rounds:
+            for system in staying.values():
+                system.turn(system.passes)
+            for key in guests[place::rounds]:
+                guest = Measured(key, folder, quantiles)
+                for _ in range(1 if guest.slow else rounds):
+                    guest.turn(guest.passes)
+                    for beside in cached:
+                        staying[beside].turn(1)
+                results[key] = guest.finish()
         matrices.take()
         encoding.take(place)
-    results = {key: system.result for key, system in systems.items()}
+    results |= {key: system.finish() for key, system in staying.items()}
     found = {ROWS[key].type: results[key] for key in ("h", "h16") if key in results}
     ceiling = measure_ceiling(folder / "model-12", matrices.result(), found)
-    return {"systems": results, "encoding": encoding.result(), "ceiling": ceiling}
+    return {"systems": {key: results[key] for key in keys}, "encoding": encoding.result(), "ceiling": ceiling}
 
 
 def main() -> None:
@@ -138,7 +150,7 @@ def main() -> None:
         folder = Path(work)
         for layers in {12} | {ROWS[key].method.layers for key in keys}:
             make_model(folder / f"model-{layers}", BertConfig(vocab_size=VOCABULARY, num_hidden_layers=layers, **shape))
-        content = measure(folder, keys, args.rounds, args.quantiles)
+        content = measure(folder, sorted(keys, key=list(ROWS).index), args.rounds, args.quantiles)
     content = {"machine": {"device": device, "threads": torch.get_num_threads()}, **content}
     content |= compare(content, lengths_of("train"), lengths_of("validation"))
     content["seconds"] = round(time.perf_counter() - started)
