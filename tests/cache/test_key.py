@@ -74,8 +74,8 @@ def test_a_pair_is_its_tokens_their_types_and_their_order(split_tokens):
 
 def test_a_batchs_shape_follows_from_the_length_alone():
     for length in range(1, 200):
-        pairs = batch_pairs(length, (512, 256))
-        assert pairs == max(1, (512 if length <= 48 else 256) // length)
+        pairs = batch_pairs(length, (384, 256))
+        assert pairs == max(1, (384 if length <= 48 else 256) // length)
 
 
 def test_a_trained_tail_meets_the_old_cache(model, encoded):
