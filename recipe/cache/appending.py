@@ -28,7 +28,7 @@ def append(store: Store, hashes: np.ndarray, lengths: np.ndarray, states: Tensor
     Nothing that is there is written over, not even what a kill left uncommitted: somebody may have it mapped.
 
     Args:
-        states: (rows, hidden), the pairs' rows one after the other.
+        states: (rows, hidden) or their bytes, the pairs' rows one after the other.
         seconds: that encoding them took.
 
     Raises:
@@ -90,7 +90,8 @@ class Writer:
         dtype: in which states are stored.
 
     Raises:
-        OSError, NotFinite: (in `put`, or at the end of the block) what went wrong meanwhile.
+        NotFinite: (in `put`) a state is.
+        OSError: (in `put`, or at the end of the block) what went wrong meanwhile.
     """
 
     def __init__(self, store: Store, hashes: np.ndarray, rows: np.ndarray, dtype: torch.dtype) -> None:
@@ -104,10 +105,18 @@ class Writer:
         return self
 
     def put(self, pairs: Tensor, states: Tensor) -> None:
-        """Have the states (pairs, tokens, hidden) of some pairs appended."""
+        """Have the states (pairs, tokens, hidden) of some pairs appended.
+
+        Whatever torch computes is computed here: on the other thread it would start a team of threads of its own, which
+        takes the cores from the pass's.
+        """
         if self.error is not None:
             raise self.error
-        self.queue.put((pairs, states))
+        states = states.to(self.dtype)
+        if not bool(states.isfinite().all()):
+            raise NotFinite(pairs)
+        rows = states.reshape(-1, states.shape[-1]).cpu().contiguous()
+        self.queue.put((pairs.numpy(), rows.view(torch.uint8).numpy()))
 
     def __exit__(self, kind: Any, *_: object) -> None:
         """Wait until all is appended; what was computed before an error too."""
@@ -125,21 +134,18 @@ class Writer:
                 pass
 
     def _append_all(self) -> None:
-        held: list[tuple[Tensor, Tensor]] = []
+        held: list[tuple[np.ndarray, np.ndarray]] = []
         size, started = 0, time.monotonic()
         while (item := self.queue.get()) is not None:
-            pairs, states = item[0], item[1].to(self.dtype).cpu()
-            if not bool(states.isfinite().all()):
-                raise NotFinite(pairs)
-            held.append((pairs, states))
-            size += states.nbytes
+            held.append(item)
+            size += item[1].nbytes
             if size >= COMMIT_BYTES or time.monotonic() - started >= COMMIT_SECONDS:
                 self._append(held, time.monotonic() - started)
                 held, size, started = [], 0, time.monotonic()
         if held:
             self._append(held, time.monotonic() - started)
 
-    def _append(self, held: list[tuple[Tensor, Tensor]], seconds: float) -> None:
-        pairs = torch.cat([pairs for pairs, _ in held]).numpy()
-        rows = torch.cat([states.reshape(-1, states.shape[-1]) for _, states in held])
+    def _append(self, held: list[tuple[np.ndarray, np.ndarray]], seconds: float) -> None:
+        pairs = np.concatenate([pairs for pairs, _ in held])
+        rows = torch.from_numpy(np.concatenate([rows for _, rows in held]))
         append(self.store, self.hashes[pairs], self.rows[pairs], rows, seconds)

@@ -19,8 +19,9 @@ from recipe.system.arithmetic import ENVIRONMENT, describe_arithmetic
 
 LONG = 48  # tokens; few pairs of AFQMC have more
 # Tokens in a batch of pairs with up to LONG tokens, and in one of longer pairs: so small that filling up the last batch
-# of each length costs AFQMC 1.3 %, so large that the matrix units run at 96 % of the rate that 4,096 tokens have.
+# of each length costs AFQMC 1.3 %, so large that the matrix units run at 82 to 104 % of the rate that 4,096 have.
 BATCH_TOKENS = {"cpu": (384, 256), "cuda": (4096, 1024)}
+WIDTH = 768  # that these are meant for; a narrower model, whose arithmetic is soon over, takes more tokens at once
 COMPUTED_WITH = ("device", "processor instructions", "attention kernels", "oneDNN", "float32 matrix products")
 
 
@@ -81,15 +82,17 @@ def make_key(
         dtype=dtype,
         compute_dtype=compute_dtype,
         versions=f"torch {version('torch')}, transformers {version('transformers')}",
-        batch_tokens=batch_tokens(device),
+        batch_tokens=batch_tokens(device, config.hidden_size),
         arithmetic=arithmetic,
         owner=os.getuid() if hasattr(os, "getuid") else 0,
     )
 
 
-def batch_tokens(device: torch.device) -> tuple[int, int]:
-    """BATCH_TOKENS of a device; on an accelerator that was not measured, what any memory holds."""
-    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+def batch_tokens(device: torch.device, width: int = WIDTH) -> tuple[int, int]:
+    """BATCH_TOKENS of a device and a model's width; on an accelerator that was not measured, what any memory holds."""
+    short, long = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    times = max(1, WIDTH // width)
+    return short * times, long * times
 
 
 def batch_pairs(length: int, tokens: tuple[int, int]) -> int:

