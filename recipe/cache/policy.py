@@ -11,7 +11,7 @@ from recipe.batches.token_store import store_tokens
 from recipe.batches.tokens import Tokens
 from recipe.cache.cached_split import NO_CACHE, CachedSplit, PrefixState, refuse_spawned_workers
 from recipe.cache.encoding import Encoding
-from recipe.cache.finding import find_or_encode, missing_pairs
+from recipe.cache.finding import GIGABYTE, find_or_encode, missing_pairs
 from recipe.cache.key import CacheKey, arithmetic_of, make_key, pair_hashes
 from recipe.cache.store import open_store
 from recipe.data.splits import Split
@@ -21,8 +21,6 @@ from recipe.process.progress import say
 from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.system.cache_folder import make_room, what_is_in_the_way
 from recipe.system.distributed import from_all_ranks, from_first_rank
-
-GIGABYTE = 1e9
 
 
 def cache_prefix(

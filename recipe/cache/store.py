@@ -24,7 +24,7 @@ from torch import Tensor
 from recipe.cache.key import CacheKey
 from recipe.errors import Damaged
 from recipe.file_names import MANIFEST
-from recipe.system.cache_folder import STATES, create_file, is_ours, write_whole
+from recipe.system.cache_folder import STATES, create_file, what_is_in_the_way, write_whole
 from recipe.system.files import sync
 from recipe.system.json_files import read_json
 from recipe.system.locks import Lock, lock, wait_for
@@ -117,9 +117,8 @@ def open_store(directory: Path, key: CacheKey, source: str = "", create: bool = 
 
 def _read(folder: Path, key: CacheKey, held: Lock) -> Store:
     """What is committed now; blocks come in the order of their rows, which is that of their commits."""
-    path, itemsize = folder / STATES, getattr(torch, key.dtype).itemsize
-    hidden = key.layers.hidden_size
-    rows = path.stat().st_size // (itemsize * hidden) if path.exists() else 0
+    path, hidden = folder / STATES, key.layers.hidden_size
+    rows = path.stat().st_size // key.row_bytes if path.exists() else 0
     blocks = [block for block in read_blocks(folder) if block.first + block.rows <= rows]
     end = max((block.first + block.rows for block in blocks), default=0)
     states = None
@@ -138,11 +137,15 @@ def _make(folder: Path, key: CacheKey, source: str) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    if not is_ours(folder):
-        raise OSError(f"{folder} is in the way: a link, another user's, or no cache")
+    reason = what_is_in_the_way(folder.parent, folder.name)
+    if reason is not None:
+        raise OSError(reason)
     for name in (ENCODING, APPENDING):
         with contextlib.suppress(FileExistsError):
             create_file(folder / name).close()
+    with contextlib.suppress(Damaged):
+        read_json(folder / MANIFEST, SHAPE)
+        return
     held = wait_for(folder / ENCODING)  # so that no other takes the place of a manifest that is locked
     try:
         read_json(folder / MANIFEST, SHAPE)

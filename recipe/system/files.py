@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import uuid
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 from recipe.system.locks import lock
 
 LOCK = ".lock"
-BLOCK = 1 << 20
 TOKEN = "[0-9a-f]{32}"  # at random, so that no name of anybody else's is taken for ours
 TEMPORARY = re.compile(rf"\..+\.{TOKEN}\.partial")
 
@@ -147,15 +145,6 @@ def sha256_of(path: Path) -> str:
         raise OSError(errno.EINVAL, "not a file", str(path))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def crc32_of(path: Path) -> int:
-    """CRC-32 of a file's bytes: for what disks do, not for what an attacker does; twice as fast as sha256."""
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            value = zlib.crc32(block, value)
-    return value
 
 
 def describe_free(folder: Path) -> str:
