@@ -38,15 +38,15 @@ predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's 
 	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(RUN))
 
 sweep: $(VENV)/.ready ## accuracy against the number of frozen layers, on the demo (or CONFIG=..., DEPTHS="8 10 12")
-	$(BIN)/python -m recipe.commands.sweep $(CONFIG) --depths $(DEPTHS)
+	$(BIN)/python -m recipe.studies.sweep $(CONFIG) --depths $(DEPTHS)
 
 tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on the demo (or CONFIG=..., TRIALS=20)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'
-	$(BIN)/python -m recipe.commands.tune $(CONFIG) --trials $(TRIALS)
+	$(BIN)/python -m recipe.studies.tune $(CONFIG) --trials $(TRIALS)
 
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'
-	$(BIN)/python -m recipe.commands.export $(if $(RUN),--model_name_or_path $(RUN))
+	$(BIN)/python -m recipe.serving.export $(if $(RUN),--model_name_or_path $(RUN))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.commands.prefix_cache list

@@ -14,7 +14,6 @@ from recipe.checkpoints import resuming
 from recipe.checkpoints.manifest import MANIFEST, _digest, open_checkpoint, seal
 from recipe.command_line.parsing import parse
 from recipe.command_line.saved_run import saved_arguments
-from recipe.commands import sweep
 from recipe.commands.evaluate import _at_chosen_threshold
 from recipe.commands.merge_checkpoint import RECORDED, rebuild
 from recipe.commands.prefix_cache import list_caches, prune
@@ -23,6 +22,7 @@ from recipe.errors import Damaged, RunError, UserError
 from recipe.evaluation.answers import Answers
 from recipe.reporting import console as reporting
 from recipe.reporting.outputs import check_output, missing_files
+from recipe.studies import sweep
 from recipe.system.json_files import misfit
 from tests.utils import QUICK
 

@@ -16,10 +16,10 @@ from recipe.cache.store import intact, open_store
 from recipe.checkpoints.restoring import open_resumable
 from recipe.checkpoints.resuming import _finished_report
 from recipe.checkpoints.rotation import newest_good
-from recipe.commands import sweep
 from recipe.commands.train import train
 from recipe.errors import Missing
 from recipe.reporting.outputs import missing_files
+from recipe.studies import sweep
 from recipe.system.files import publish, staging_folder, whole_folder, write_json
 from recipe.system.folder_lock import locked
 from recipe.system.json_files import read_json

@@ -33,7 +33,7 @@ INSTEAD = {
     "fp16_backend": "--fp16",
     "half_precision_backend": "--fp16",
     "fp16_opt_level": "--fp16",
-    "jit_mode_eval": "nothing; python -m recipe.commands.export makes a faster model",
+    "jit_mode_eval": "nothing; python -m recipe.serving.export makes a faster model",
     "torchdynamo": "--compile_tail on",
     "sharded_ddp": "accelerate launch --config_file configs/accelerate/zero2.yaml",
     "tpu_num_cores": "accelerate launch",

@@ -100,7 +100,7 @@ def draw_sweep(depths: Sequence[Any], majority: float, path: Path) -> None:
     """Accuracy (mean and interval over seeds) above; time and trained parameters below; both against depth.
 
     Args:
-        depths: `recipe.commands.sweep.Depth`s, from shallow to deep.
+        depths: `recipe.studies.sweep.Depth`s, from shallow to deep.
         majority: accuracy of always answering the majority label, in percent.
     """
     figure = new_figure(6.4, 6)

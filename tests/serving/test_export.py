@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from recipe.command_line.parsing import parse
-from recipe.commands import export as export_module
-from recipe.commands.export import INPUTS, export
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import RunError, UserError
+from recipe.serving import export as export_module
+from recipe.serving.export import INPUTS, export
 from recipe.system.folder_lock import locked
 
 

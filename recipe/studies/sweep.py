@@ -1,6 +1,6 @@
 """How deep to freeze: accuracy against the number of frozen layers, over several seeds, from one prefix pass.
 
-    python -m recipe.commands.sweep configs/afqmc.yaml --depths 8 9 10 11 12 --seeds 42 43 44 --tolerance 0.5
+    python -m recipe.studies.sweep configs/afqmc.yaml --depths 8 9 10 11 12 --seeds 42 43 44 --tolerance 0.5
 
 Depths are taken from shallow to deep, so that each prefix goes on from the states of the one before.
 Each point is an ordinary run; a stopped sweep goes on where it was, and no point is trained twice.
@@ -21,7 +21,6 @@ from recipe.command_line.parsing import parse
 from recipe.command_line.ranges import check_ranges
 from recipe.commands.train import train
 from recipe.errors import Damaged, Missing, UserError
-from recipe.evaluation.comparison import choose_depths, format_table, layers_to_freeze, recommend, summarise
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_model
 from recipe.model.weights import fingerprint
@@ -29,6 +28,7 @@ from recipe.process.exiting import exit_on_error
 from recipe.process.streams import tell
 from recipe.reporting.figures import draw_sweep
 from recipe.reporting.outputs import check_free, remove_run, staged
+from recipe.studies.comparison import choose_depths, format_table, layers_to_freeze, recommend, summarise
 from recipe.system.arithmetic import describe_arithmetic, other_arithmetic, refuse_other_precision
 from recipe.system.files import write_json
 from recipe.system.folder_lock import locked
@@ -165,7 +165,7 @@ def _result(place: Path) -> dict[str, Any]:
 def main() -> None:
     """A sweep from the command line."""
     parser = OneLineParser(
-        prog="python -m recipe.commands.sweep",
+        prog="python -m recipe.studies.sweep",
         description="Accuracy against depth. Other flags are those of run_freeze.py.",
         allow_abbrev=False,
     )

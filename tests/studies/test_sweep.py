@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from recipe.commands import sweep as sweep_module
 from recipe.commands.prefix_cache import list_caches
-from recipe.commands.sweep import sweep
 from recipe.errors import UserError
-from recipe.evaluation.comparison import Depth, half_width, layers_to_freeze, recommend
 from recipe.reporting.outputs import remove_run
+from recipe.studies import sweep as sweep_module
+from recipe.studies.comparison import Depth, half_width, layers_to_freeze, recommend
+from recipe.studies.sweep import sweep
 
 
 @pytest.fixture

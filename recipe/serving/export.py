@@ -1,6 +1,6 @@
 """A saved model as ONNX, checked against itself on real pairs, in a folder that the Hub accepts: make export.
 
-python -m recipe.commands.export --model_name_or_path outputs/freeze
+python -m recipe.serving.export --model_name_or_path outputs/freeze
 """
 
 import contextlib

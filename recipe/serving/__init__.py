@@ -1,0 +1,1 @@
+"""A trained model leaves the house: forms that other libraries load."""

@@ -1,0 +1,1 @@
+"""Many runs from one prefix: sweeps over any settings, and searches."""
