@@ -22,7 +22,7 @@ from recipe.errors import Damaged, RunError, UserError
 from recipe.evaluation.answers import Answers
 from recipe.reporting import console as reporting
 from recipe.reporting.outputs import check_output, missing_files
-from recipe.studies import sweep
+from recipe.studies import points
 from recipe.system.json_files import misfit
 from tests.utils import QUICK
 
@@ -100,8 +100,8 @@ def caches(folder, build, identity):
 
 
 def swept(folder, build, identity):
-    sweep._open_record(folder / "run" / "sweep.json", build(), "0" * 64)
-    sweep._result(folder / "run")
+    points.open_record(folder / "run")
+    points._figures(folder / "run")
 
 
 def merge(folder, build, identity):
@@ -110,15 +110,16 @@ def merge(folder, build, identity):
         rebuild(checkpoint, folder / "new")
 
 
-SWEEP = {"settings": {}, "weights": "0" * 64, "data": None, "majority": 50.0, "points": []}
-SWEEP["points"] = [{"depth": 0, "seed": 1, "accuracy": 5.0, "trainable": 9, **dict.fromkeys(sweep.SECONDS, 1.0)}]
+POINT = {"key": "0", "setting": {"freeze_layers": "all"}, "seed": 1, "accuracy": 5.0, "loss": 1.0, "roc_auc": None}
+POINT |= {"evaluations": [dict.fromkeys(points.EVALUATION, 1.0)], **dict.fromkeys(points.COUNTS, 1)}
+SWEEP = {"majority": 50.0, "points": [{**POINT, **dict.fromkeys(points.SECONDS, 1.0)}]}
 CASES = [
     ("run/checkpoint-9/manifest.json", [resume, merge]),
     ("run/checkpoint-9/trainer_state.json", [resume]),
     ("run/run.json", [resume, defaults, swept]),
-    ("run/all_results.json", [report, swept]),
+    ("run/all_results.json", [report]),
     ("run/eval_results.json", [threshold]),
-    ("run/trainer_state.json", [report]),
+    ("run/trainer_state.json", [report, swept]),
     ("run/sweep.json", [swept]),
     ("cache/*/manifest.json", [caches]),
 ]

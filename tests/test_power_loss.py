@@ -19,7 +19,7 @@ from recipe.checkpoints.rotation import newest_good
 from recipe.commands.train import train
 from recipe.errors import Missing
 from recipe.reporting.outputs import missing_files
-from recipe.studies import sweep
+from recipe.studies import points
 from recipe.system.files import publish, staging_folder, whole_folder, write_json
 from recipe.system.folder_lock import locked
 from recipe.system.json_files import read_json
@@ -134,12 +134,13 @@ def test_a_cache(arguments, tmp_path, monkeypatch, crashes):
 def test_a_sweeps_record_a_merge_and_an_export(tmp_path, monkeypatch, crashes):
     folder = tmp_path / "folder"
     folder.mkdir()
-    record = {"settings": {}, "data": None, "majority": None, "points": []}
+    record = {"majority": None, "points": []}
+    point = {"key": "0", "setting": {}, "accuracy": 1.0, "loss": 1.0, "roc_auc": None, "evaluations": []}
+    point |= {**dict.fromkeys(points.COUNTS, 1), **dict.fromkeys(points.SECONDS, 1.0)}
     with recording(folder, monkeypatch) as recorder:
         for number in range(3):
-            point = {"depth": number, "seed": 1, "accuracy": 1.0, "trainable": 1, **dict.fromkeys(sweep.SECONDS, 1.0)}
-            record["points"].append(point)
-            write_json(folder / sweep.RESULTS, record)
+            record["points"].append({**point, "seed": number})
+            write_json(folder / points.RESULTS, record)
             recorder.mark = (number + 1, False, False)
         with whole_folder(folder / "model") as staging:
             for name in ("config.json", "model.safetensors"):
@@ -151,11 +152,11 @@ def test_a_sweeps_record_a_merge_and_an_export(tmp_path, monkeypatch, crashes):
             publish(staging, folder / "deep" / "onnx", last=("model.onnx",))
         recorder.mark = (3, True, True)
     for mark, place in crashes(recorder):
-        points, merged, exported = mark or (0, False, False)
+        trained, merged, exported = mark or (0, False, False)
         try:
-            assert len(read_json(place / sweep.RESULTS, sweep.RECORD)["points"]) >= points
+            assert len(read_json(place / points.RESULTS, points.RECORD)["points"]) >= trained
         except Missing:
-            assert points == 0
+            assert trained == 0
         model = {path.name: path.read_text() for path in (place / "model").glob("*")}
         assert model == {name: name for name in ("config.json", "model.safetensors")} or not (model or merged)
         onnx = {path.name: path.read_text() for path in (place / "deep" / "onnx").glob("[!.]*")}

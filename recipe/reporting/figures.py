@@ -31,7 +31,8 @@ def _new_axes(width: float = 6.0) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG; the same bytes for the same figure."""
     figure.savefig(path, dpi=110, metadata={"Software": None})  # nothing in it that changes from run to run
 
 
@@ -57,7 +58,7 @@ def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> No
             margin = max(0.01, 0.15 * (high - low))
             right.set_ylim(low - margin, high + margin)
         axes.set_title("training loss, and accuracy against always answering the majority (dotted)", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: Path) -> None:
@@ -77,7 +78,7 @@ def draw_confusion(counts: Sequence[Sequence[int]], names: Sequence[str], path: 
     axes.set_xlabel("answered")
     axes.set_ylabel("true label")
     axes.set_title("answers by true label", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, error: float, path: Path) -> None:
@@ -93,37 +94,4 @@ def draw_reliability(probabilities: np.ndarray, labels: np.ndarray, error: float
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy")
     axes.set_title(f"calibration: expected error {error:.3f} (dots as large as their bin)", fontsize=9)
-    _save(figure, path)
-
-
-def draw_sweep(depths: Sequence[Any], majority: float, path: Path) -> None:
-    """Accuracy (mean and interval over seeds) above; time and trained parameters below; both against depth.
-
-    Args:
-        depths: `recipe.studies.sweep.Depth`s, from shallow to deep.
-        majority: accuracy of always answering the majority label, in percent.
-    """
-    figure = new_figure(6.4, 6)
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    x = [each.depth for each in depths]
-    bars = [each.half_width or 0.0 for each in depths]
-    top.errorbar(x, [each.mean for each in depths], yerr=bars, color=LOUD, marker="o", capsize=3)
-    for each in depths:
-        values = list(each.accuracies.values())
-        top.plot([each.depth] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
-    top.axhline(majority, color=INK, linestyle=":", linewidth=1)
-    top.set_ylabel("accuracy, %")
-    top.set_title("accuracy by seed, mean and 95 % interval; dotted: always answering the majority", fontsize=9)
-    bottom.plot(x, [each.seconds for each in depths], color=QUIET, marker="o")
-    bottom.set_ylabel("seconds of training a run", color=QUIET)
-    bottom.set_ylim(bottom=0)
-    right = bottom.twinx()
-    right.plot(x, [each.trainable / 1e6 for each in depths], color=INK, marker="s", linestyle="--")
-    right.set_ylabel("trained parameters, millions (dashed)", color=INK)
-    right.set_ylim(bottom=0)
-    bottom.set_xlabel("frozen layers")
-    bottom.set_xticks(x)
-    for axes in (top, bottom, right):
-        axes.spines["top"].set_visible(False)
-    top.spines["right"].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)

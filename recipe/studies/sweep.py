@@ -1,179 +1,144 @@
-"""How deep to freeze: accuracy against the number of frozen layers, over several seeds, from one prefix pass.
+"""Settings compared by paired seeds: accuracy, what it costs, and whether the seeds tell them apart.
 
-    python -m recipe.studies.sweep configs/afqmc.yaml --depths 8 9 10 11 12 --seeds 42 43 44 --tolerance 0.5
+    python -m recipe.studies.sweep configs/afqmc.yaml --depths 8 10 11 12 --seeds 42 43 44 --tolerance 0.5
+    python -m recipe.studies.sweep configs/afqmc.yaml --over freeze_layers=0-7,0-9 learning_rate=1e-4,3e-4 \
+        --choose learning_rate --choose_seeds 40 41
 
-Depths are taken from shallow to deep, so that each prefix goes on from the states of the one before.
-Each point is an ordinary run; a stopped sweep goes on where it was, and no point is trained twice.
+Each point is an ordinary run, and is known by all that its result follows from: a stopped sweep goes on where it was,
+and more seeds or values train only what they add. Deeper prefixes come later, and go on from shallower ones' states.
 """
 
-import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from recipe import file_names
-from recipe.arguments import RecipeArguments
-from recipe.checkpoints.identity import IDENTITY, given_arguments
+import numpy as np
+
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse
 from recipe.command_line.ranges import check_ranges
-from recipe.commands.train import train
-from recipe.errors import Damaged, Missing, UserError
+from recipe.errors import UserError
 from recipe.model.base_model import open_base
-from recipe.model.loading import load_model
-from recipe.model.weights import fingerprint
 from recipe.process.exiting import exit_on_error
 from recipe.process.streams import tell
-from recipe.reporting.figures import draw_sweep
-from recipe.reporting.outputs import check_free, remove_run, staged
-from recipe.studies.comparison import choose_depths, format_table, layers_to_freeze, recommend, summarise
-from recipe.system.arithmetic import describe_arithmetic, other_arithmetic, refuse_other_precision
-from recipe.system.files import write_json
+from recipe.reporting.outputs import check_free, staged
+from recipe.studies.pareto import draw_sweep
+from recipe.studies.points import LOG, RESULTS, Planned, find_or_train, open_record, plan, read_right
+from recipe.studies.settings import Setting, groups, over_depths, parse_over
+from recipe.studies.summary import Row, format_table, recommend, reference_of
 from recipe.system.folder_lock import locked
-from recipe.system.json_files import read_json
 
-RESULTS, FIGURE, LOG = "sweep.json", "sweep.png", "sweep.log"
-SECONDS = {f"{part}_seconds": float for part in ("encode", "train", "total")}
-DATA = {str: (str, None)}
-POINT = {"depth": int, "seed": int, "accuracy": float, "trainable": int, **SECONDS}
-RECORD = {
-    "settings": dict,
-    "base?": dict,
-    "weights?": str,
-    "arithmetic?": IDENTITY["arithmetic?"],
-    "data": (DATA, None),
-    "majority": (float, None),
-    "points": [POINT],
-}
-RUN = {"trainable_parameters": int, "identity": {"data": DATA}, **SECONDS}
-SCORES = {"eval_accuracy?": float, "eval_majority_baseline?": float}
+FIGURE = "sweep.png"
 
 
-def sweep(words: list[str], depths: Sequence[int] | None, seeds: Sequence[int], tolerance: float) -> str:
-    """Train each depth with each seed; returns the recommendation. sweep.json and sweep.png are in output_dir.
+class Comparison(NamedTuple):
+    """What is compared, and how.
+
+    Attributes:
+        over: items of `--over`; without any, `depths` are.
+        depths: numbers of frozen layers; None for all of the model's, unless `over` has items.
+        tolerance: the accuracy, in points, that a recommended setting may cost.
+        reference: `first` or `best`: from which setting differences are told.
+        choose: a flag of `over`; its best value for each setting of the others is chosen by evaluation loss.
+        choose_seeds: with these seeds, which must not be among `seeds`.
+    """
+
+    seeds: Sequence[int] = (42, 43, 44)
+    over: Sequence[str] = ()
+    depths: Sequence[int] | None = None
+    tolerance: float = 0.5
+    reference: str = "first"
+    choose: str | None = None
+    choose_seeds: Sequence[int] = (40, 41)
+
+
+def sweep(words: Sequence[str], asked: Comparison) -> str:
+    """Train each setting with each seed; returns the recommendation. sweep.json and sweep.png are in output_dir.
 
     Args:
         words: a command line of run_freeze.py.
-        depths: numbers of frozen layers; None for all of the model's.
-        tolerance: the accuracy, in points, that freezing may cost.
 
     Raises:
-        UserError: the model has no such depth, or output_dir holds a sweep with other arguments.
+        UserError: a setting is refused; nothing has been trained then.
     """
-    for seed in seeds:
-        check_ranges({"seed": seed})
-    if not 0 <= tolerance <= 100:
-        raise UserError(f"--tolerance {tolerance:g}: points of accuracy, 0 to 100, are expected")
+    _check(asked)
     base = parse(words)
-    opened = open_base(base.model)
-    chosen = choose_depths(depths, opened.config.num_hidden_layers)
+    items = list(asked.over)
+    if asked.depths is not None or not items:
+        items.insert(0, over_depths(asked.depths, open_base(base.model).config.num_hidden_layers))
+    settings = plan(words, parse_over(items))
+    parted = groups([each.setting for each in settings], asked.choose) if asked.choose else []
     folder = base.training.folder
     with locked(folder):
         begun = (folder / RESULTS).exists() or (folder / LOG).exists()
-        check_free(folder / FIGURE, begun)
-        check_free(folder / LOG, begun)
-        record = _open_record(folder / RESULTS, base, fingerprint(load_model(opened).bert, trained=True))
-        total = len(chosen) * len(seeds)
-        for number, (depth, seed) in enumerate(((depth, seed) for depth in chosen for seed in seeds), 1):
-            place = folder / f"depth-{depth}-seed-{seed}"
-            if not _find(record, depth, seed):
-                record["points"].append(_train_point(words, place, record, depth, seed))
-                write_json(folder / RESULTS, record)
-            remove_run(place)  # only now: a kill before loses no point
-            point = _find(record, depth, seed)[0]
-            tell(f"{number:>3} of {total}  depth {depth:>2}  seed {seed}  accuracy {point['accuracy']:.2f}")
-    points = [each for depth in chosen for seed in seeds for each in _find(record, depth, seed)]
-    summaries = summarise(points, chosen)
-    told = recommend(summaries, tolerance)
-    with staged(folder) as staging:
-        draw_sweep(summaries, record["majority"], staging / FIGURE)
-    tell(f"\n{format_table(summaries, points)}\n\n{told}\n\nfigure          {folder / FIGURE}")
+        for name in (FIGURE, LOG):
+            check_free(folder / name, begun)
+        record = open_record(folder)
+        if parted:
+            losses = _train_all(words, folder, record, settings, asked.choose_seeds)
+            kept = [min(group, key=lambda setting: losses[setting]) for group in parted]
+            settings = [each for each in settings if each.setting in kept]
+            tell(f"chosen by evaluation loss: {'; '.join(each.name for each in kept)}\n")
+        _train_all(words, folder, record, settings, asked.seeds)
+        rows = [_row(folder, record, each, asked.seeds) for each in settings]
+        told = recommend(rows, asked.tolerance)
+        with staged(folder) as staging:
+            draw_sweep(rows, record["majority"], staging / FIGURE)
+    tell(f"\n{format_table(rows, reference_of(rows, asked.reference))}\n\n{told}\n\nfigure          {folder / FIGURE}")
     tell("next            make tune, for the depth that you choose (--freeze_layers in configs/tune.yaml)")
     return told
 
 
-def _open_record(path: Path, base: RecipeArguments, weights: str) -> dict[str, Any]:
-    """What an earlier call of the same sweep has found out, from the same `weights`."""
-    settings = json.loads(json.dumps(given_arguments(base), default=str))
-    settings["model_name_or_path"] = base.model.model_name_or_path
-    settings.pop("training.seed")
-    arithmetic, way_out = describe_arithmetic(base.training), "give the old one, or name another --output_dir"
-    begun = {"settings": settings, "weights": weights, "arithmetic": arithmetic}
-    try:
-        record = read_json(path, RECORD)
-    except Missing:
-        return {**begun, "data": None, "majority": None, "points": []}
-    except Damaged as damage:
-        raise UserError(f"{damage}; remove it, or name another --output_dir") from None
-    different = [key for key in settings if record["settings"].get(key) != settings[key]]
-    if different:
-        old, new = record["settings"].get(different[0]), settings[different[0]]
-        raise UserError(f"--{different[0].split('.')[-1]} {new}: {path} was begun with {old}; {way_out}")
-    if record.setdefault("weights", weights) != weights:
-        raise UserError(
-            f"--model_name_or_path {base.model.model_name_or_path}: {path} was begun with other weights; "
-            "name another --output_dir"
-        )
-    refuse_other_precision(record.setdefault("arithmetic", arithmetic), arithmetic, str(path), way_out)
-    for line in other_arithmetic(record["arithmetic"], arithmetic, str(path)):
-        tell(f"note: {line}")
-    return record
+def _check(asked: Comparison) -> None:
+    for seed in (*asked.seeds, *asked.choose_seeds):
+        check_ranges({"seed": seed})
+    if not 0 <= asked.tolerance <= 100:
+        raise UserError(f"--tolerance {asked.tolerance:g}: points of accuracy, 0 to 100, are expected")
+    both = set(asked.seeds) & set(asked.choose_seeds)
+    if asked.choose and both:
+        raise UserError(f"--choose_seeds {min(both)}: reported too (--seeds); a choice by reported seeds flatters it")
 
 
-def _find(record: dict[str, Any], depth: int, seed: int) -> list[dict[str, Any]]:
-    return [point for point in record["points"] if (point["depth"], point["seed"]) == (depth, seed)]
+def _train_all(
+    words: Sequence[str], folder: Path, record: dict[str, Any], settings: Sequence[Planned], seeds: Sequence[int]
+) -> dict[Setting, float]:
+    """Train what is missing, from shallow to deep prefixes; the mean evaluation loss of each setting."""
+    order = [(each, seed) for each in sorted(settings, key=lambda each: each.depth) for seed in seeds]
+    losses: dict[Setting, list[float]] = {}
+    for number, (each, seed) in enumerate(order, 1):
+        point = find_or_train(words, folder, record, each, seed)
+        losses.setdefault(each.setting, []).append(point["loss"])
+        told = f"accuracy {point['accuracy']:.2f}  loss {point['loss']:.4f}"
+        tell(f"{number:>3} of {len(order)}  {each.setting.name}  seed {seed}  {told}")
+    return {setting: float(np.mean(values)) for setting, values in losses.items()}
 
 
-def _train_point(words: list[str], place: Path, record: dict[str, Any], depth: int, seed: int) -> dict[str, Any]:
-    """Train one point in a folder of its own."""
-    point = [f"--freeze_layers={layers_to_freeze(depth)}", f"--seed={seed}", f"--output_dir={place}"]
-    arguments = parse([*words, *point, "--model_card=false", "--save_total_limit=1"])
-    with open(place.parent / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        train(arguments)
-    result = _result(place)
-    data = result.pop("data")
-    if record["data"] not in (None, data):
-        raise UserError(f"{place.parent / RESULTS}: was begun with other data; name another --output_dir")
-    base = result.pop("base")
-    if record.get("base", base) != base:
-        raise UserError(
-            f"{place.parent / RESULTS}: was begun with another base or tokenizer; name another --output_dir"
-        )
-    record["data"], record["base"], record["majority"] = data, base, result.pop("majority")
-    return {"depth": depth, "seed": seed, **result}
-
-
-def _result(place: Path) -> dict[str, Any]:
-    """What a finished run left behind, be it finished now or before a kill."""
-    run, scores = read_json(place / file_names.RUN, RUN), read_json(place / file_names.RESULTS, SCORES)
-    if "eval_accuracy" not in scores:
-        raise UserError("--eval_strategy no: a sweep compares accuracies; epoch or steps is expected")
-    return {
-        "accuracy": round(100 * scores["eval_accuracy"], 4),
-        "majority": 100 * scores.get("eval_majority_baseline", 0),
-        "trainable": run["trainable_parameters"],
-        "encode_seconds": run["encode_seconds"],
-        "train_seconds": run["train_seconds"],
-        "total_seconds": run["total_seconds"],
-        "data": run["identity"]["data"],
-        "base": {name: run["identity"].get(name) for name in ("config", "tokenizer", "tokenizer_options")},
-    }
+def _row(folder: Path, record: dict[str, Any], planned: Planned, seeds: Sequence[int]) -> Row:
+    points = {point["seed"]: point for point in record["points"] if point["key"] == planned.key}
+    right = {seed: read_right(folder, planned, seed) for seed in seeds}
+    return Row(planned.setting.name, {seed: points[seed] for seed in seeds}, right)
 
 
 def main() -> None:
     """A sweep from the command line."""
     parser = OneLineParser(
         prog="python -m recipe.studies.sweep",
-        description="Accuracy against depth. Other flags are those of run_freeze.py.",
+        description="Settings compared by paired seeds. Other flags are those of run_freeze.py.",
         allow_abbrev=False,
     )
+    default = Comparison()
+    parser.add_argument("--over", nargs="+", default=[], help="flag=value,value ...: every combination is trained")
     parser.add_argument("--depths", nargs="+", type=int, help="numbers of frozen layers; all of them by default")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
-    parser.add_argument("--tolerance", type=float, default=0.5, help="points of accuracy that freezing may cost")
+    parser.add_argument("--seeds", nargs="+", type=int, default=default.seeds)
+    parser.add_argument("--tolerance", type=float, default=default.tolerance, help="points of accuracy it may cost")
+    parser.add_argument(
+        "--reference", choices=["first", "best"], default="first", help="what differences are told from"
+    )
+    parser.add_argument("--choose", help="a flag of --over whose best value is chosen by loss")
+    parser.add_argument("--choose_seeds", nargs="+", type=int, default=default.choose_seeds, help="with these")
     ours, words = parser.parse_known_args(sys.argv[1:])
-    sweep(words, ours.depths, ours.seeds, ours.tolerance)
+    sweep(words, Comparison(**vars(ours)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 import json
+import re
 
+import numpy as np
 import pytest
 
 from recipe.commands.prefix_cache import list_caches
 from recipe.errors import UserError
 from recipe.reporting.outputs import remove_run
-from recipe.studies import sweep as sweep_module
-from recipe.studies.comparison import Depth, half_width, layers_to_freeze, recommend
-from recipe.studies.sweep import sweep
+from recipe.studies import points as points_module
+from recipe.studies.sweep import Comparison, sweep
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def words(tiny_model, pairs_dir, tmp_path):
 
 
 def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monkeypatch, capsys):
-    trained, real = [], sweep_module.train
+    trained, real, stops = [], points_module.train, {"stop"}
 
     def train(arguments):
         trained.append((arguments.freeze.freeze_layers, arguments.training.seed))
@@ -28,50 +29,115 @@ def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monke
             raise KeyboardInterrupt
         return real(arguments)
 
-    stops = {"stop"}
-    monkeypatch.setattr(sweep_module, "train", train)
+    monkeypatch.setattr(points_module, "train", train)
     with pytest.raises(KeyboardInterrupt):
-        sweep(words, [4, 0, 2], [1, 2], 0.5)
-    told = sweep(words, [0, 2, 4], [1, 2], 0.5)
+        sweep(words, Comparison(depths=[4, 0, 2], seeds=[1, 2]))
+    told = sweep(words, Comparison(depths=[0, 2, 4], seeds=[1, 2]))
     assert trained == [("none", 1), ("none", 2), ("0-1", 1), ("0-1", 2), ("0-1", 2), ("0-3", 1), ("0-3", 2)]
     out = capsys.readouterr().out
     assert told in out
-    assert "0-3                 66" in out
+    assert re.search(r"^0-3 +66 ", out, re.MULTILINE)
     folder = tmp_path / "sweep"
-    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.png", "sweep.log"}
-    record = json.loads((folder / "sweep.json").read_text())
-    assert [(point["depth"], point["seed"]) for point in record["points"]] == [
-        (depth, seed) for depth in (0, 2, 4) for seed in (1, 2)
-    ]
-    log = (folder / "sweep.log").read_text()
+    assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.png", "sweep.log", "predictions"}
+    assert len(list((folder / "predictions").iterdir())) == 6
     assert sorted(each.told["depth"] for each in list_caches(tmp_path / "cache")) == [2, 4]
-    assert "found" in log
-    sweep(words, [0, 2, 4], [1, 2], 0.5)
-    assert len(trained) == 7
-    record["base"]["config"]["hidden_act"] = "relu"
-    (folder / "sweep.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"sweep.json: was begun with another base or tokenizer"):
-        sweep(words, [4], [3], 0.5)
-    (folder / "sweep.json").write_text(json.dumps(record | {"weights": "others"}))
-    with pytest.raises(UserError, match=r"--model_name_or_path .*sweep.json was begun with other weights; name"):
-        sweep(words, [4], [3], 0.5)
-    record["arithmetic"] |= {"mixed_precision": "bf16", "threads": 99}
-    (folder / "sweep.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"mixed precision \(--bf16, .*\) no: it was bf16 in .*sweep.json; give"):
-        sweep(words, [4], [3], 0.5)
-    with pytest.raises(UserError, match=r"--learning_rate 0.01: .*sweep.json was begun with 0.0001"):
-        sweep([*words, "--learning_rate=0.01"], [0], [1], 0.5)
+    assert "found" in (folder / "sweep.log").read_text()
+    sweep(words, Comparison(depths=[4], over=["learning_rate=1e-4,1e-2"], seeds=[1]))
+    assert trained[7:] == [("0-3", 1)] * 2
+    sweep(words, Comparison(over=["freeze_layers=0-3", "learning_rate=1e-4,1e-2"], seeds=[1, 3]))
+    assert trained[9:] == [("0-3", 3)] * 2
+
+
+def test_a_points_figures_are_those_of_its_run_and_of_its_answers(words, tmp_path):
+    sweep(words, Comparison(over=["freeze_layers=0-1"], seeds=[5]))
+    (point,) = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["points"]
+    assert (point["setting"], point["seed"]) == ({"freeze_layers": "0-1"}, 5)
+    assert [each["epoch"] for each in point["evaluations"]] == [1.0, 2.0]
+    assert point["accuracy"] / 100 == max(each["eval_accuracy"] for each in point["evaluations"])
+    (path,) = (tmp_path / "sweep" / "predictions").iterdir()
+    with np.load(path) as found:
+        assert 100 * (found["probabilities"].argmax(-1) == found["labels"]).mean() == point["accuracy"]
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"seed-5.npz: not a point's answers \(\w+\); remove it, and the point is"):
+        sweep(words, Comparison(over=["freeze_layers=0-1"], seeds=[5]))
+
+
+def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, monkeypatch, capsys):
+    losses = {("none", 0.01): 0.6, ("none", 0.1): 0.7, ("0-3", 0.01): 0.7, ("0-3", 0.1): 0.6}
+    trained, real = [], points_module.train
+
+    def train(arguments):
+        trained.append((arguments.freeze.freeze_layers, arguments.training.learning_rate, arguments.training.seed))
+        return real(arguments)
+
+    def keep(run, folder, name):
+        return {**keep_answers(run, folder, name), "loss": losses[trained[-1][:2]]}
+
+    keep_answers = points_module._keep_answers
+    monkeypatch.setattr(points_module, "train", train)
+    monkeypatch.setattr(points_module, "_keep_answers", keep)
+    asked = Comparison(over=["freeze_layers=none,0-3", "learning_rate=0.01,0.1"], seeds=[1, 2], choose="learning_rate")
+    sweep(words, asked._replace(choose_seeds=[9]))
+    assert trained[:4] == [(layers, rate, 9) for layers, rate in losses]
+    assert trained[4:] == [("none", 0.01, 1), ("none", 0.01, 2), ("0-3", 0.1, 1), ("0-3", 0.1, 2)]
+    out = capsys.readouterr().out
+    chosen = "freeze_layers=none learning_rate=0.01; freeze_layers=0-3 learning_rate=0.1"
+    assert f"chosen by evaluation loss: {chosen}" in out
+    with pytest.raises(UserError, match=r"--choose_seeds 2: reported too \(--seeds\)"):
+        sweep(words, asked._replace(choose_seeds=[2]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (Comparison(over=["learning_rat=1,2"]), r"--learning_rat"),
+        (Comparison(over=["learning_rate=1e-3,fast"]), r"--learning_rate"),
+        (Comparison(over=["freeze_layers=0-1,0-4"]), r"--freeze_layers 0-4: no layer 4; the model's layers are 0-3"),
+        (Comparison(over=["eval_strategy=epoch,no"]), r"--eval_strategy no: a sweep compares accuracies"),
+        (Comparison(over=["max_eval_samples=10,-1"]), r"--max_eval_samples -1"),
+        (Comparison(depths=[2, 5]), r"--depths 2 5: the model has 4 layers; 0 to 4 is expected"),
+        (Comparison(tolerance=-1.0), r"--tolerance -1: points of accuracy, 0 to 100, are expected"),
+        (Comparison(seeds=[-1]), r"--seed -1"),
+    ],
+)
+def test_what_is_wrong_with_the_last_setting_is_said_before_the_first_is_trained(words, tmp_path, asked, says):
+    with pytest.raises(UserError, match=says):
+        sweep(words, asked)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_settings_are_compared_on_the_same_pairs(words, pairs_dir, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("".join((pairs_dir / "dev.json").read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"--over: validation_file=.*other.json has another validation split than val"):
+        sweep(words, Comparison(over=[f"validation_file={pairs_dir / 'dev.json'},{other}"]))
+
+
+def test_other_data_are_other_points(words, pairs_dir, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train.json", "dev.json"):
+        (data / name).write_bytes((pairs_dir / name).read_bytes())
+    trained, real = [], points_module.train
+    monkeypatch.setattr(points_module, "train", lambda arguments: (trained.append(arguments), real(arguments)))
+    words, asked = [*words, f"--data_dir={data}"], Comparison(over=["freeze_layers=0-3"], seeds=[1])
+    sweep(words, asked)
+    sweep(words, asked)
+    assert len(trained) == 1
+    with open(data / "train.json", "a") as file:
+        file.write((pairs_dir / "dev.json").read_text().splitlines(keepends=True)[0])
+    sweep(words, asked)
+    assert len(trained) == 2
 
 
 def test_what_a_sweep_wrote_is_read_as_it_was_written_or_refused(words, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_module, "train", lambda arguments: pytest.fail("a point was trained"))
-    point = {"depth": 0, "seed": 1, "accuracy": 50.0, "trainable": 9, "encode_seconds": 0, "train_seconds": 1}
-    record = {"settings": {}, "data": None, "majority": 50.0, "points": [{**point, "total_seconds": 1}]}
+    monkeypatch.setattr(points_module, "train", lambda arguments: pytest.fail("a point was trained"))
+    record = {"majority": 50.0, "points": [{"depth": 0, "seed": 1, "accuracy": 50.0}]}
     (tmp_path / "sweep").mkdir()
-    for content in ([], {**record, "points": [point]}, {**record, "settings": []}, {**record, "majority": "50"}):
+    for content in ([], record, {**record, "points": {}}, {"majority": "50", "points": []}):
         (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"sweep.json: .*; remove it, or name another --output_dir"):
-            sweep(words, [0], [1], 0.5)
+            sweep(words, Comparison(depths=[0], seeds=[1]))
 
 
 @pytest.mark.parametrize("name", ["sweep.log", "sweep.png"])
@@ -79,7 +145,7 @@ def test_a_link_is_not_written_through(words, tmp_path, name):
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / name).symlink_to(tmp_path / "outside")
     with pytest.raises(UserError, match=rf"--output_dir .*: {name} is there, which this command did not write"):
-        sweep(words, [0], [1], 0.5)
+        sweep(words, Comparison(depths=[0], seeds=[1]))
     assert not (tmp_path / "outside").exists()
 
 
@@ -94,42 +160,3 @@ def test_a_points_folder_keeps_what_is_not_the_runs(tmp_path):
     remove_run(place)
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
     remove_run(tmp_path / "none")
-
-
-def test_a_depth_that_the_model_does_not_have(words, tmp_path):
-    with pytest.raises(UserError, match=r"--depths 2 5: the model has 4 layers; 0 to 4 is expected"):
-        sweep(words, [2, 5], [1], 0.5)
-    assert not (tmp_path / "sweep").exists()
-
-
-def make(depth, *accuracies):
-    return Depth(depth, dict(enumerate(accuracies)), 1000, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("depths", "told"),
-    [
-        (
-            [make(0, 75, 76, 75.5), make(6, 74.9, 75.9, 75.4), make(10, 70, 71, 70.5)],
-            "--freeze_layers 0-5 is the deepest",
-        ),
-        (
-            [make(0, 75, 76, 75.5), make(6, 73.0, 77.9, 75.2)],
-            "The seeds do not tell: --freeze_layers 0-5",
-        ),
-        (
-            [make(0, 75), make(6, 74.9)],
-            "The seeds do not tell: with a single one",
-        ),
-        ([make(0, 70, 70.1, 70.2), make(6, 75, 75.2, 75.1)], "--freeze_layers 0-5 is the best of these depths"),
-        ([make(2, 75, 75.1, 75.2), make(6, 71, 71.1, 70)], "--freeze_layers 0-1 is the best of these depths"),
-    ],
-)
-def test_the_recommendation_says_what_the_seeds_show(depths, told):
-    assert recommend(depths, 0.5).startswith(told)
-
-
-def test_half_width_by_hand():
-    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5)
-    assert half_width([1.0]) is None
-    assert [layers_to_freeze(depth) for depth in (0, 1, 2, 12)] == ["none", "0", "0-1", "0-11"]

@@ -1,0 +1,53 @@
+"""A sweep as a picture: accuracy against the time that it costs, and the settings that nothing beats in both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipe.reporting.figures import INK, LOUD, QUIET, new_figure, save_figure
+from recipe.studies.summary import Row, short_names
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """The settings that no other beats in both accuracy and core-minutes, from quick to slow."""
+    best: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.core_minutes, -row.mean("accuracy"))):
+        if not best or row.mean("accuracy") > best[-1].mean("accuracy"):
+            best.append(row)
+    return best
+
+
+def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
+    """Mean accuracy with its interval over seeds, and each seed's, against core-minutes of training; the Pareto front.
+
+    Args:
+        majority: accuracy of always answering the majority label, in percent.
+    """
+    figure = new_figure(7.2, 4.8)
+    axes = figure.add_subplot()
+    best, names = front(rows), short_names(rows)[1]
+    axes.plot([each.core_minutes for each in best], [each.mean("accuracy") for each in best], color=QUIET, linewidth=1)
+    for number, row in enumerate(rows):
+        x, y = row.core_minutes, row.mean("accuracy")
+        color = QUIET if row in best else INK
+        axes.errorbar([x], [y], yerr=[row.half or 0.0], color=color, marker="o", capsize=3)
+        values = [point["accuracy"] for point in row.points.values()]
+        axes.plot([x] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
+        below = number % 2 and len(rows) > 6  # so that neighbours' names do not cover each other
+        axes.annotate(
+            names[number],
+            (x, y),
+            textcoords="offset points",
+            xytext=(6, -12 if below else 6),
+            fontsize=8,
+            color=color,
+        )
+    axes.axhline(majority, color=LOUD, linestyle=":", linewidth=1)
+    slowest, quickest = (choose(row.core_minutes for row in rows) for choose in (max, min))
+    if slowest > 10 * quickest > 0:
+        axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.set_xlabel("core-minutes of training a run, prefix states found")
+    axes.set_ylabel("validation accuracy, %")
+    axes.set_title("mean and 95 % interval over seeds; line: Pareto front; dotted: majority answer", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)

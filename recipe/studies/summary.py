@@ -1,0 +1,106 @@
+"""A sweep in words: a table of its settings, and which of them the seeds recommend."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recipe.studies.statistics import Difference, difference, half_width, seeds_that_would_tell
+
+_NOTHING = Difference(float("inf"), None, (0.0, 0.0), ())  # of settings that share no seed
+
+
+class Row(NamedTuple):
+    """What the seeds say of one setting."""
+
+    name: str  # as it is typed
+    points: dict[int, dict[str, Any]]  # by seed
+    right: dict[int, np.ndarray]  # by seed, which validation pairs were answered rightly
+
+    def mean(self, part: str) -> float:
+        """The seeds' mean of one of a point's figures; NaN where one has none."""
+        values = [point[part] for point in self.points.values()]
+        return float("nan") if None in values else float(np.mean(values))
+
+    @property
+    def half(self) -> float | None:
+        """Half of the accuracy's 95 % interval over seeds (Student)."""
+        return half_width([point["accuracy"] for point in self.points.values()])
+
+    @property
+    def core_minutes(self) -> float:
+        """Minutes of training a run, times threads; the prefix's states were there."""
+        return float(np.mean([each["train_seconds"] * each["threads"] / 60 for each in self.points.values()]))
+
+
+def reference_of(rows: Sequence[Row], reference: str) -> Row:
+    """The row that the others are compared with: the `first`, or the one with the `best` mean accuracy."""
+    return rows[0] if reference == "first" else max(rows, key=lambda row: row.mean("accuracy"))
+
+
+def short_names(rows: Sequence[Row]) -> tuple[str, list[str]]:
+    """The flags that differ, and each setting's values of them; whole names where the settings have different flags."""
+    parts = [[each.partition("=")[::2] for each in row.name.split(" ")] for row in rows]
+    if len({tuple(flag for flag, _ in each) for each in parts}) > 1 or "=" not in rows[0].name:
+        return "", [row.name for row in rows]
+    varied = [place for place in range(len(parts[0])) if len({each[place] for each in parts}) > 1] or [0]
+    return " ".join(parts[0][place][0] for place in varied), [" ".join(p[v][1] for v in varied) for p in parts]
+
+
+def format_table(rows: Sequence[Row], reference: Row) -> str:
+    """A line a setting: what is trained, accuracy, its paired difference from the reference, and what it costs."""
+    flags, names = short_names(rows)
+    wide = max(map(len, [flags, *names]))
+    head = f"{flags:<{wide}}{'trained':>13}{'accuracy':>10}{'+-':>6}{'seeds':>6}{'difference':>12}{'over seeds':>16}"
+    lines = [head + f"{'and pairs':>16}{'loss':>8}{'AUC':>7}{'core-min':>10}{'GB':>6}"]
+    for name, row in zip(names, rows, strict=True):
+        half = "-" if row.half is None else f"{row.half:.2f}"
+        lines.append(
+            f"{name:<{wide}}{row.mean('trainable_parameters'):>13,.0f}{row.mean('accuracy'):>10.2f}{half:>6}"
+            f"{len(row.points):>6}{_against(row, reference)}{row.mean('loss'):>8.4f}{row.mean('roc_auc'):>7.3f}"
+            f"{row.core_minutes:>10.2f}{row.mean('peak_memory_bytes') / 1e9:>6.2f}"
+        )
+    points = [point for row in rows for point in row.points.values()]
+    spent, encoding = (sum(point[f"{part}_seconds"] for point in points) for part in ("total", "encode"))
+    lines.append(f"{len(points)} runs in {spent:.0f} s, {encoding:.0f} s of it encoding")
+    if len(rows) == 1:
+        return "\n".join(lines)
+    lines.append(f"difference: from {reference.name}, the same seeds and pairs, in points; 95 % intervals over seeds")
+    lines.append("(Student: would other seeds say so of these pairs?) and over seeds and pairs (bootstrap: of others?)")
+    return "\n".join(lines)
+
+
+def _against(row: Row, reference: Row) -> str:
+    found = None if row is reference else difference(row.right, reference.right)
+    if found is None:
+        return f"{'-':>12}{'-':>16}{'-':>16}"
+    over_seeds = "-" if found.half is None else f"{found.mean - found.half:+.2f} to {found.mean + found.half:+.2f}"
+    over_pairs = f"{found.pairs[0]:+.2f} to {found.pairs[1]:+.2f}"
+    return f"{found.mean:>+12.2f}{over_seeds:>16}{over_pairs:>16}"
+
+
+def recommend(rows: Sequence[Row], tolerance: float) -> str:
+    """A sentence: which setting trains least among those that cost at most `tolerance` points, if the seeds tell.
+
+    A setting's cost is its mean difference from the best one over the same seeds, with Student's 95 % interval.
+    """
+    best = reference_of(rows, "best")
+    if len(rows) == 1:
+        return f"{best.name}: {best.mean('accuracy'):.2f}; there is nothing to compare it with."
+    costs = {row.name: difference(best.right, row.right) for row in rows if row is not best}
+    within = [row for row in rows if row is best or (costs[row.name] or _NOTHING).mean <= tolerance]
+    chosen = min(within, key=lambda row: (row.mean("trainable_parameters"), -row.mean("accuracy")))
+    if chosen is best:
+        return f"{best.name} is the best of these, and nothing that trains less is within {tolerance:g} points of it."
+    cost = costs[chosen.name] or _NOTHING
+    against = f"{cost.mean:.2f} points less than {best.name}, the best"
+    if cost.half is None:
+        return (
+            f"The seeds do not tell: with a single one {chosen.name} has {against}. Three or more are wanted (--seeds)."
+        )
+    span = f"95 % interval over seeds {cost.mean - cost.half:.2f} to {cost.mean + cost.half:.2f}"
+    if cost.mean + cost.half <= tolerance:
+        return f"{chosen.name} trains least within {tolerance:g} points: it has {against} ({span})."
+    enough = seeds_that_would_tell(cost.by_seed, tolerance - cost.mean)
+    would = f"{enough} seeds like these would tell" if enough else "no number of seeds up to a thousand would tell"
+    return f"The seeds do not tell: {chosen.name} has {against}, but the {span} goes beyond {tolerance:g}; {would}."

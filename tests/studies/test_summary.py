@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from recipe.studies.pareto import draw_sweep, front
+from recipe.studies.summary import Row, format_table, recommend, reference_of, short_names
+
+PAIRS = 1000
+
+
+def make(name, *accuracies, trained=1000, seconds=60.0, roc_auc=0.7):
+    """A setting whose seeds answer so many percent rightly, always the first pairs."""
+    points = {
+        seed: {
+            **{"accuracy": accuracy, "loss": 0.5, "roc_auc": roc_auc, "trainable_parameters": trained, "threads": 2},
+            **{"peak_memory_bytes": 10**9, "train_seconds": seconds, "total_seconds": 90.0, "encode_seconds": 5.0},
+        }
+        for seed, accuracy in enumerate(accuracies)
+    }
+    right = {seed: np.arange(PAIRS) < round(accuracy * PAIRS / 100) for seed, accuracy in enumerate(accuracies)}
+    return Row(name, points, right)
+
+
+SHALLOW = make("freeze_layers=none", 75, 76, 75.5, trained=900)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [SHALLOW, make("deep", 74.9, 75.9, 75.4, trained=50), make("deeper", 70, 71, 70.5, trained=2)],
+            "deep trains least within 0.5 points: it has 0.10 points less than freeze_layers=none, the best "
+            "(95 % interval over seeds 0.10 to 0.10).",
+        ),
+        (
+            [SHALLOW, make("deep", 74.6, 75.9, 75.4, trained=50)],
+            "The seeds do not tell: deep has 0.20 points less than freeze_layers=none, the best, but the 95 % interval "
+            "over seeds -0.23 to 0.63 goes beyond 0.5; 4 seeds like these would tell.",
+        ),
+        ([SHALLOW, make("deep", 74.9, trained=50)], "The seeds do not tell: with a single one deep has 0.10 points"),
+        ([SHALLOW, make("deep", 80, 81, 82, trained=50)], "deep is the best of these, and nothing that trains less"),
+        ([SHALLOW, make("deep", 70, 70, 70, trained=50)], "freeze_layers=none is the best of these, and nothing"),
+        ([SHALLOW], "freeze_layers=none: 75.50; there is nothing to compare it with."),
+    ],
+)
+def test_the_recommendation_says_what_the_seeds_show(rows, says):
+    assert recommend(rows, 0.5).startswith(says)
+
+
+def test_the_table_says_what_is_compared_with_what():
+    rows = [
+        make("freeze_layers=0-7 learning_rate=1e-4", 72.0, 71.0),
+        make("freeze_layers=0-9 learning_rate=1e-4", 70.0, 70.0, roc_auc=None),
+    ]
+    head, first, second, *rest = format_table(rows, reference_of(rows, "first")).splitlines()
+    assert head.split()[:3] == ["freeze_layers", "trained", "accuracy"]
+    assert first.split() == ["0-7", "1,000", "71.50", "6.35", "2", "-", "-", "-", "0.5000", "0.700", "2.00", "1.00"]
+    assert second.split()[:9] == ["0-9", "1,000", "70.00", "0.00", "2", "-1.50", "-7.85", "to", "+4.85"]
+    assert second.split()[-3:] == ["nan", "2.00", "1.00"]
+    assert rest[0] == "4 runs in 360 s, 20 s of it encoding"
+    assert rest[1].startswith("difference: from freeze_layers=0-7 learning_rate=1e-4, the same seeds")
+    assert reference_of(rows[::-1], "best") is rows[0]
+
+
+def test_names_are_short_where_the_flags_are_the_same():
+    a, b = make("freeze_layers=all learning_rate=1", 70), make("freeze_layers=all learning_rate=2", 70)
+    assert short_names([a, b]) == ("learning_rate", ["1", "2"])
+    assert short_names([a]) == ("freeze_layers", ["all"])
+    assert short_names([a, make("dropout=0", 70)]) == ("", [a.name, "dropout=0"])
+    assert short_names([make("as given", 70)]) == ("", ["as given"])
+
+
+def test_the_front_is_what_nothing_beats_in_both(tmp_path):
+    quick, slow, beaten = make("a=1", 70, seconds=5), make("a=2", 72, seconds=50), make("a=3", 69, seconds=20)
+    assert [each.name for each in front([slow, beaten, quick])] == ["a=1", "a=2"]
+    draw_sweep([slow, beaten, quick], 69.0, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
