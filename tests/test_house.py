@@ -11,7 +11,7 @@ from tests.utils import ROOT
 
 # Each imports from those on its left only; the modules beside the folders may be imported by all.
 ORDER = (
-    *("process", "system", "data", "batches", "model", "evaluation", "cache", "checkpoints"),
+    *("process", "system", "rows", "data", "batches", "model", "evaluation", "cache", "checkpoints"),
     *("training", "reporting", "command_line", "commands", "studies", "serving"),
 )
 BESIDE = {"arguments", "training_arguments", "training_fields", "errors", "file_names", "internals"}

@@ -1,7 +1,6 @@
 """Sentence pairs from files: checked and counted by one pass, then streamed or kept in Arrow, the same each time."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,13 +12,12 @@ from datasets.iterable_dataset import ExamplesIterable
 
 from recipe.arguments import DataArguments
 from recipe.data.pairs import RowRules, checked, names_of_ids
-from recipe.data.readers import class_names, quoting_of, read_rows
 from recipe.data.splits import AnyDataset, Split, writing_arrow
 from recipe.errors import UserError
 from recipe.process.progress import told_while_it_lasts
+from recipe.rows.readers import class_names, quoting_of, read_rows
 from recipe.system.files import sha256_of
 
-SHARD = re.compile(r"-(\d{1,5})-of-(\d{1,5})\b")
 FEATURES = {"sentence1": "string", "sentence2": "string", "label": "int64", "id": "string"}
 QUOTES = {
     "minimal": "quotes enclose fields (--csv_quoting none makes them text)",
@@ -143,23 +141,3 @@ def _file_pairs(
             file.check()
 
     yield from ({"id": None, **pair} for pair in islice(every(), limit))
-
-
-def check_shards(data_dir: str | None, paths: Sequence[Path]) -> None:
-    """Check that shards which say how many there are (train-00000-of-00002.parquet) are all there.
-
-    Raises:
-        UserError: one is missing.
-    """
-    named = [match for path in paths if (match := SHARD.search(path.name))]
-    for total in sorted({match[2] for match in named}):
-        there = {int(match[1]) for match in named if match[2] == total}
-        first = int(int(total) in there)  # some count from 1
-        missing = [number for number in range(first, int(total) + first) if number not in there]
-        if missing:
-            other = next(match for match in named if match[2] == total)
-            name = f"{other.string[: other.start()]}-{missing[0]:0{len(other[1])}}-of-{total}"
-            raise UserError(
-                f"--data_dir {data_dir}: {len(there)} of {int(total)} shards are there; {name} is missing (a pattern "
-                "for --train_file and the like takes what it matches)"
-            )

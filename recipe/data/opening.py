@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from recipe.arguments import DataArguments
-from recipe.data.data_files import check_shards, open_files
+from recipe.data.data_files import open_files
 from recipe.data.hub_dataset import open_hub
-from recipe.data.readers import SPLITS, find_split, named_files
+from recipe.data.split_files import SPLITS, check_shards, find_split, named_files
 from recipe.data.splits import Split
 from recipe.errors import UserError
 

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from recipe.data.tables import TableRow
 from recipe.errors import BadRow, UserError
+from recipe.rows.tables import TableRow
 
 UNLABELLED = -1
 HALF = re.compile("[\ud800-\udfff]")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from recipe.data.pairs import RowRules, checked
-from recipe.data.readers import BadRow, read_rows
 from recipe.errors import UserError
+from recipe.rows.readers import BadRow, read_rows
 from tests.utils import QUICK
 
 KINDS = ["jsonl", "json", "csv", "tsv", "parquet"]

@@ -7,9 +7,9 @@ import pytest
 
 from recipe.arguments import DataArguments
 from recipe.data.opening import open_split
-from recipe.data.readers import quoting_of, read_rows
 from recipe.data.splits import iterate
 from recipe.errors import UserError
+from recipe.rows.readers import quoting_of, read_rows
 
 PLAIN = [("花呗怎么还", "怎么还花呗", "1"), ("借呗额度", "额度怎么提", "0")]
 HARD = [*PLAIN, ('他说"可以"吗', '"花呗"', "1"), ("a\tb", "c,d", "0"), ("两\n行", '"', "1")]

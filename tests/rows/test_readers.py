@@ -5,8 +5,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from recipe.data.readers import BadRow, find_split, read_rows
 from recipe.errors import UserError
+from recipe.rows.readers import BadRow, read_rows
 
 ROWS = [
     {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"},
@@ -37,7 +37,7 @@ def test_every_format_gives_the_same_rows(tmp_path, kind, zipped):
 
 
 def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("recipe.data.json_rows.CHUNK", 5)
+    monkeypatch.setattr("recipe.rows.json_rows.CHUNK", 5)
     rows = [{"sentence1": "花" * 40, "n": 12345678901234567890}, [], 1234567, "a", {"b": [1, {"c": 2}]}] * 5
     path = tmp_path / "a.json"
     for indent in (None, 1):
@@ -60,7 +60,7 @@ def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
 
 
 def test_a_line_without_an_end_is_a_bad_row_and_is_not_held_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("recipe.data.readers.LONGEST_RECORD", 1000)
+    monkeypatch.setattr("recipe.rows.readers.LONGEST_RECORD", 1000)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' + bytes(3 << 20) + b'\n{"a": 2}\n' + bytes(999)))
     first, bad, last, short = [row for _, row in read_rows(path)]
@@ -134,23 +134,3 @@ def test_a_broken_file_is_an_error(tmp_path, name, content, told):
         list(read_rows(path))
     assert str(path) in str(error.value)
     assert told in str(error.value)
-
-
-def test_find_split(tmp_path):
-    (tmp_path / "dev.tsv.gz").touch()
-    assert find_split(tmp_path, "validation") == [tmp_path / "dev.tsv.gz"]
-    assert find_split(tmp_path, "train") == []
-    (tmp_path / "validation.json").touch()
-    with pytest.raises(UserError, match="both hold the validation split"):
-        find_split(tmp_path, "validation")
-    with pytest.raises(UserError, match="no such folder"):
-        find_split(tmp_path / "none", "train")
-
-
-def test_shards_are_found_in_order_and_not_beside_a_whole_file(tmp_path):
-    for number in (1, 0, 2):
-        (tmp_path / f"train-{number:05}-of-00003.csv.gz").touch()
-    assert [path.name[6:11] for path in find_split(tmp_path, "train")] == ["00000", "00001", "00002"]
-    (tmp_path / "train.json").touch()
-    with pytest.raises(UserError, match=r"train.json and train-00000-of-00003.csv.gz both hold the train split"):
-        find_split(tmp_path, "train")

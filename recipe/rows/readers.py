@@ -1,7 +1,6 @@
 """Rows out of JSON, CSV, TSV and Parquet files, each with its file:line; what is no row is an error that says so."""
 
 import contextlib
-import glob
 import gzip
 import io
 import json
@@ -12,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from recipe.data.json_rows import LONGEST_RECORD, array_rows, begins_array, decode_object
-from recipe.data.tables import checked_header, quotes_enclose, table_rows
 from recipe.errors import BadRow, UserError
+from recipe.rows.json_rows import LONGEST_RECORD, array_rows, begins_array, decode_object
+from recipe.rows.tables import checked_header, quotes_enclose, table_rows
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF-8 of it"
@@ -22,36 +21,6 @@ UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF
 MAGIC = {b"\xff\xfe": UTF16, b"\xfe\xff": UTF16, b"\x1f\x8b": "zipped: the name of such a file ends in .gz"}
 MAGIC |= {b"PK": "an Excel file or a zip: a .csv or .parquet file is expected", b"PAR1": "Parquet: name it .parquet"}
 MAGIC |= {b"": "GBK: iconv -f GB18030 -t UTF-8 makes UTF-8 of it"}
-SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
-
-
-def find_split(folder: Path, split: str) -> list[Path]:
-    """The files of `split` in `folder`, under any of its names and suffixes: one, or shards (train-*.json) in order.
-
-    Raises:
-        UserError: the folder does not exist, or holds the split twice.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--data_dir {folder}: no such folder; a folder with train and validation files is expected")
-    stems = [(name, suffix + zipped) for name in SPLITS[split] for suffix in SUFFIXES for zipped in ("", ".gz")]
-    found = [[folder / (name + suffix)] for name, suffix in stems if (folder / (name + suffix)).is_file()]
-    found += filter(None, (sorted(folder.glob(f"{name}-*{suffix}")) for name, suffix in stems))
-    if len(found) > 1:
-        both = " and ".join(paths[0].name for paths in found)
-        raise UserError(f"--data_dir {folder}: {both} both hold the {split} split; name one with --{split}_file")
-    return found[0] if found else []
-
-
-def named_files(flag: str, value: str) -> list[Path]:
-    """The file that `value` names, or the files that it matches, in order.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = [Path(value)] if Path(value).is_file() else [Path(path) for path in sorted(glob.glob(value))]
-    if not found or not all(path.is_file() for path in found):
-        raise UserError(f"{flag} {value}: no such file; a file, or a pattern like 'train-*.jsonl', is expected")
-    return found
 
 
 def read_rows(path: Path, csv_quoting: str = "auto") -> Iterator[tuple[str, Any]]:
