@@ -6,7 +6,7 @@ import shutil
 import torch
 from safetensors.torch import load_file, save_file
 
-FORMS = ("bert-base-chinese", "roberta-wwm", "vocab-only", "ernie", "old-wwm")
+FORMS = ("bert-base-chinese", "roberta-wwm", "vocab-only", "ernie", "electra", "old-wwm")
 KEPT = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 KEPT += ("vocab_size", "type_vocab_size", "hidden_act", "layer_norm_eps")
 
@@ -27,6 +27,10 @@ def publish(source, folder, form):
         tasks = torch.linspace(-0.1, 0.1, 3 * config["hidden_size"]).view(3, -1)
         state["embeddings.task_type_embeddings.weight"] = tasks
         state["embeddings.token_type_embeddings.weight"] = state["embeddings.token_type_embeddings.weight"] - tasks[0]
+    if form == "electra":
+        prefix = "electra."
+        config |= {"model_type": "electra", "architectures": ["ElectraForPreTraining"]}
+        config |= {"embedding_size": config["hidden_size"], "summary_activation": "gelu", "summary_use_proj": True}
     state = {prefix + name: value.contiguous() for name, value in state.items()} | heads(state, config["hidden_size"])
     if form == "bert-base-chinese":
         write_json(folder / "tokenizer_config.json", {"do_lower_case": False, "model_max_length": 512})
@@ -55,6 +59,7 @@ def heads(state, hidden):
     shapes = {"bert.pooler.dense.weight": (hidden, hidden), "bert.pooler.dense.bias": (hidden,)}
     shapes |= {"cls.predictions.bias": (rows,), "cls.predictions.decoder.weight": (rows, hidden)}
     shapes |= {"cls.predictions.transform.dense.weight": (hidden, hidden)}
+    shapes |= {"discriminator_predictions.dense.weight": (hidden, hidden)}
     shapes |= {"cls.predictions.transform.LayerNorm.weight": (hidden,), "cls.seq_relationship.weight": (2, hidden)}
     return {name: torch.full(shape, 0.01) for name, shape in shapes.items()}
 

@@ -18,7 +18,7 @@ from recipe.model.modeling import BertPairwiseCLSConfig
 from recipe.system.hub import has_copy, require_hub
 
 OURS = BertPairwiseCLSConfig.model_type
-KINDS = ("bert", "ernie", OURS)
+KINDS = ("bert", "ernie", "electra", OURS)
 # The keys of a published configuration that the encoder is made of. Whatever else is there belongs to another use of
 # the model (is_decoder, output_attentions, problem_type) and would change answers or fail the save.
 SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -97,7 +97,13 @@ def _kind(name: str, values: dict[str, Any]) -> str:
     if kind not in KINDS:
         told = "a model without model_type" if kind is None else f"a {kind} model"
         raise UserError(
-            f"--model_name_or_path {name}: {told}; a BERT or ERNIE checkpoint is expected, such as {WORKING}"
+            f"--model_name_or_path {name}: {told}; a BERT, ERNIE or ELECTRA checkpoint is expected, such as {WORKING}"
+        )
+    narrow, wide = values.get("embedding_size", 128), values.get("hidden_size", 256)  # as ElectraConfig has them
+    if kind == "electra" and narrow != wide:
+        raise UserError(
+            f"--model_name_or_path {name}: an ELECTRA of embedding_size {narrow} and hidden_size {wide}, which a layer "
+            "between them joins; one where they are equal is expected (base or large)"
         )
     for key, usual in (("position_embedding_type", "absolute"), ("quantization_config", None)):
         if values.get(key) not in (None, usual):

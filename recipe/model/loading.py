@@ -1,12 +1,14 @@
 """The weights of a checkpoint, in whatever form it is published, checked; and a saved model with what is its own."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import ErnieConfig, ErnieModel, PreTrainedTokenizerBase, set_seed
+from transformers import ElectraConfig, ElectraModel, ErnieConfig, ErnieModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
 from recipe.arguments import DataArguments, RecipeArguments
@@ -36,8 +38,8 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
     options: dict[str, Any] = {"dtype": getattr(torch, base.args.dtype), "output_loading_info": True}
     with reading(base.name, "its weights"), _quiet():
         source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
-        if base.kind == "ernie":
-            source = {"pretrained_model_name_or_path": None, "state_dict": _ernie_as_bert(base)}
+        if base.kind in ("ernie", "electra"):
+            source = {"pretrained_model_name_or_path": None, "state_dict": _as_bert(base)}
         model, report = BertForPairwiseCLS.from_pretrained(
             config=base.config,
             attn_implementation=base.args.attn_implementation,
@@ -99,17 +101,23 @@ def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> N
         )
 
 
-def _ernie_as_bert(base: Base) -> dict[str, Tensor]:
-    """ERNIE's encoder under BERT's names: BERT's, but for the embedding of the task, the same for every token.
+def _as_bert(base: Base) -> dict[str, Tensor]:
+    """The encoder of an ERNIE or an ELECTRA under BERT's names; they differ from BERT in little else.
 
-    It is task 0 where none is given (ErnieEmbeddings.forward), so it is added to the token types' embeddings.
+    ERNIE embeds the task, task 0 where none is given (ErnieEmbeddings.forward): the same for every token, so it is
+    added to the token types' embeddings. ELECTRA is BERT where embeddings are as wide as layers (ElectraModel.__init__).
     """
-    stored = ErnieConfig.from_pretrained(base.name, **base.options)
     shape = {key: getattr(base.config, key) for key in CONFIGURED}
-    model, report = ErnieModel.from_pretrained(
+    config: ErnieConfig | ElectraConfig
+    if base.kind == "ernie":
+        stored = ErnieConfig.from_pretrained(base.name, **base.options)
+        tasks = {key: getattr(stored, key) for key in ("use_task_id", "task_type_vocab_size")}
+        kind, config = partial(ErnieModel.from_pretrained, add_pooling_layer=False), ErnieConfig(**shape, **tasks)
+    else:
+        kind, config = ElectraModel.from_pretrained, ElectraConfig(**shape, embedding_size=base.config.hidden_size)
+    model, report = kind(
         base.name,
-        config=ErnieConfig(**shape, use_task_id=stored.use_task_id, task_type_vocab_size=stored.task_type_vocab_size),
-        add_pooling_layer=False,
+        config=config,
         dtype=torch.float32,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
@@ -137,7 +145,7 @@ def _check_report(base: Base, report: dict[str, Any], keep_classifier: bool) -> 
 
 def _bare(name: str) -> str:
     """A weight's name without its model's prefix."""
-    return name.removeprefix("bert.").removeprefix("ernie.")
+    return re.sub(r"^(bert|ernie|electra)\.", "", name)
 
 
 def _check_values(base: Base, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -133,7 +133,7 @@ def test_a_refused_run_leaves_nothing_behind(arguments, tmp_path, words, told):
 
 def test_a_model_that_is_no_bert_is_refused(arguments, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UserError, match="a gpt2 model; a BERT or ERNIE checkpoint"):
+    with pytest.raises(UserError, match="a gpt2 model; a BERT, ERNIE or ELECTRA checkpoint"):
         train(arguments(f"--model_name_or_path={tmp_path}"))
 
 
