@@ -40,8 +40,9 @@ def test_every_flag_and_module_of_the_readmes_exists():
     from accelerate.commands.launch import launch_command_parser
 
     from recipe.command_line.parsing import build_parser
+    from recipe.studies import sweep
 
-    flags = set(build_parser()._option_string_actions) | {"--trials", "--depths", "--seeds"}
+    flags = {"--trials", *build_parser()._option_string_actions, *sweep.build_parser()._option_string_actions}
     flags |= set(launch_command_parser()._option_string_actions) | {"--nproc_per_node"}  # torchrun's
     for name in ["README.md", "README.zh-CN.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]:
         text = (ROOT / name).read_text()

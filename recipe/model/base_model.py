@@ -99,12 +99,6 @@ def _kind(name: str, values: dict[str, Any]) -> str:
         raise UserError(
             f"--model_name_or_path {name}: {told}; a BERT, ERNIE or ELECTRA checkpoint is expected, such as {WORKING}"
         )
-    narrow, wide = values.get("embedding_size", 128), values.get("hidden_size", 256)  # as ElectraConfig has them
-    if kind == "electra" and narrow != wide:
-        raise UserError(
-            f"--model_name_or_path {name}: an ELECTRA of embedding_size {narrow} and hidden_size {wide}, which a layer "
-            "between them joins; one where they are equal is expected (base or large)"
-        )
     for key, usual in (("position_embedding_type", "absolute"), ("quantization_config", None)):
         if values.get(key) not in (None, usual):
             raise UserError(

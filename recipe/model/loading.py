@@ -105,7 +105,8 @@ def _as_bert(base: Base) -> dict[str, Tensor]:
     """The encoder of an ERNIE or an ELECTRA under BERT's names; they differ from BERT in little else.
 
     ERNIE embeds the task, task 0 where none is given (ErnieEmbeddings.forward): the same for every token, so it is
-    added to the token types' embeddings. ELECTRA is BERT where embeddings are as wide as layers (ElectraModel.__init__).
+    added to the token types' embeddings. ELECTRA has a layer between embeddings and encoder where the former are
+    narrower (ElectraModel.__init__), and is BERT where they are not.
     """
     shape = {key: getattr(base.config, key) for key in CONFIGURED}
     config: ErnieConfig | ElectraConfig
@@ -115,6 +116,12 @@ def _as_bert(base: Base) -> dict[str, Tensor]:
         kind, config = partial(ErnieModel.from_pretrained, add_pooling_layer=False), ErnieConfig(**shape, **tasks)
     else:
         kind, config = ElectraModel.from_pretrained, ElectraConfig(**shape, embedding_size=base.config.hidden_size)
+        narrow = ElectraConfig.from_pretrained(base.name, **base.options).embedding_size
+        if narrow != config.hidden_size:
+            raise UserError(
+                f"{base.flag}: an ELECTRA of embedding_size {narrow} and hidden_size {config.hidden_size}, which a "
+                "layer between them joins; one where they are equal is expected (base or large)"
+            )
     model, report = kind(
         base.name,
         config=config,

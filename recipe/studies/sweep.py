@@ -120,8 +120,8 @@ def _row(folder: Path, record: dict[str, Any], planned: Planned, seeds: Sequence
     return Row(planned.setting.name, {seed: points[seed] for seed in seeds}, right)
 
 
-def main() -> None:
-    """A sweep from the command line."""
+def build_parser() -> OneLineParser:
+    """The parser of a sweep's own flags."""
     parser = OneLineParser(
         prog="python -m recipe.studies.sweep",
         description="Settings compared by paired seeds. Other flags are those of run_freeze.py.",
@@ -137,7 +137,12 @@ def main() -> None:
     )
     parser.add_argument("--choose", help="a flag of --over whose best value is chosen by loss")
     parser.add_argument("--choose_seeds", nargs="+", type=int, default=default.choose_seeds, help="with these")
-    ours, words = parser.parse_known_args(sys.argv[1:])
+    return parser
+
+
+def main() -> None:
+    """A sweep from the command line."""
+    ours, words = build_parser().parse_known_args(sys.argv[1:])
     sweep(words, Comparison(**vars(ours)))
 
 
