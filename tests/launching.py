@@ -1,4 +1,4 @@
-"""accelerate launch, as a user types it: processes on one machine, or two machines that share no disk."""
+"""accelerate launch as a user types it: one machine, or two that share no disk; and small Python processes."""
 
 import multiprocessing
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from tests.utils import ROOT
 
@@ -106,3 +108,39 @@ def _run_rank(env, folder, words, log, prepare):
     if prepare is not None:
         prepare()
     exit_on_error(run_freeze.main)
+
+
+# ---- the configuration files of accelerate launch ----
+
+CONFIGS = ROOT / "configs" / "accelerate"
+
+
+def settings(name):
+    """The environment that accelerate launch makes of a configuration file."""
+    args = launch_command_parser().parse_args(["--config_file", str(CONFIGS / name), "run_freeze.py"])
+    return prepare_multi_gpu_env(_validate_launch_command(args)[0])
+
+
+def fsdp_env():
+    """The part of it that has accelerate shard by FSDP2."""
+    names = ("ACCELERATE_USE_FSDP", "FSDP_")
+    return {name: value for name, value in settings("fsdp2.yaml").items() if name.startswith(names)}
+
+
+# ---- a process with standard streams as they may be, which imports nothing heavy ----
+
+START = "import sys, os; from recipe.process.exiting import exit_on_error; "
+START += "from recipe.process.streams import may_be_lost, write_out\n"
+
+
+def run_code(code, redirections, *words, **env):
+    """Run Python code behind START in a shell, under its redirections."""
+    command = f'"$0" -c "$1" "$2" {redirections}'
+    script = START + code
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, sys.executable, script, *map(str, words)],
+        capture_output=True,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **env},
+        check=False,
+    )

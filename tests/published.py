@@ -6,6 +6,9 @@ import shutil
 import torch
 from safetensors.torch import load_file, save_file
 
+from recipe.arguments import ModelArguments
+from recipe.model.base_model import open_base
+
 FORMS = ("bert-base-chinese", "roberta-wwm", "vocab-only", "ernie", "electra", "old-wwm")
 KEPT = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
 KEPT += ("vocab_size", "type_vocab_size", "hidden_act", "layer_norm_eps")
@@ -76,3 +79,7 @@ def edit_json(path, **values):
     """Change some values of a JSON file; None removes a key."""
     content = {**json.loads(path.read_text()), **values}
     write_json(path, {key: value for key, value in content.items() if value is not None})
+
+
+def open_folder(folder, **options):
+    return open_base(ModelArguments(model_name_or_path=str(folder), **options))

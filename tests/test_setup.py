@@ -1,6 +1,11 @@
 import re
 import tomllib
 
+import pytest
+from accelerate.commands.config import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+
+from tests.launching import CONFIGS
 from tests.utils import ROOT
 
 PINS = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
@@ -37,8 +42,6 @@ def test_the_chinese_readme_has_the_same_commands():
 
 
 def test_every_flag_and_module_of_the_readmes_exists():
-    from accelerate.commands.launch import launch_command_parser
-
     from recipe.command_line.parsing import build_parser
     from recipe.studies import sweep
 
@@ -49,3 +52,14 @@ def test_every_flag_and_module_of_the_readmes_exists():
         assert set(re.findall(r"(?<![\w-])--[a-z_0-9]+", text)) <= flags
         for module in re.findall(r"python -m (recipe[\w.]+)", text):
             assert (ROOT / (module.replace(".", "/") + ".py")).exists()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_each_configuration(path):
+    config = load_config_from_file(str(path))
+    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED"}
+    assert config.distributed_type == kinds[path.stem]
+    assert config.num_processes == 2
+    assert path.read_text().count("run_freeze.py configs/afqmc.yaml") == 1
+    if path.stem != "ddp":
+        assert "NOT RUN ON GPUs" in path.read_text()

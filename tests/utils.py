@@ -65,6 +65,11 @@ def outcome(folder):
     return weights, sorted(str(path.relative_to(run)) for path in run.rglob("*"))
 
 
+def snapshot(folder):
+    """Every file under a folder with its bytes, by its relative path."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 KEYS = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
 
 

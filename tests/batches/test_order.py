@@ -1,6 +1,7 @@
 import random
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from recipe.batches.order import (
@@ -131,3 +132,13 @@ def test_a_place_in_the_epoch_is_found_without_taking_what_lies_before_its_windo
     if not streamed:
         windows = passed // (WINDOW_STEPS * shape.accumulation)
         assert lookup.taken == 1003 - windows * WINDOW_STEPS * shape.examples
+
+
+def test_an_order_needs_no_shared_memory(monkeypatch):
+    def full(*_):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    batches = TrainBatches(lambda: None, len, Order(4, StepShape(2, 1, 1, 0), 8, 0))
+    batches.set_epoch(3)
+    assert batches.epoch == 3

@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from transformers import AutoTokenizer, BertModel
 
 from recipe.arguments import FreezeArguments
 from recipe.batches.tokens import Tokens
@@ -10,7 +11,8 @@ from recipe.cache.encoding import Encoding, equal_length_batches
 from recipe.cache.finding import find_or_encode
 from recipe.cache.key import BATCH_TOKENS, batch_pairs, make_key, pair_hashes
 from recipe.cache.store import open_store
-from recipe.commands.prefix_cache import prune
+from recipe.commands.prefix_cache import list_caches, prune
+from recipe.commands.train import train
 from recipe.errors import RunError
 from recipe.model.freezing import freeze
 from recipe.model.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
@@ -129,3 +131,14 @@ def test_it_works_without_what_macos_and_windows_lack(encoded, monkeypatch, tmp_
     assert open_store(tmp_path / "cache", key) is not None
     prune(tmp_path / "cache", 0)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_value_beyond_float16_is_said_and_leaves_nothing(arguments, tmp_path, tiny_model):
+    broken = BertModel.from_pretrained(tiny_model, add_pooling_layer=False)
+    with torch.no_grad():
+        broken.encoder.layer[1].output.LayerNorm.bias[0] = 1e5
+    broken.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "model")
+    with pytest.raises(Exception, match="--prefix_cache_dtype float16"):
+        train(arguments(f"--model_name_or_path={tmp_path / 'model'}", "--num_train_epochs=2", "--prefix_cache=on"))
+    assert sum(each.pairs for each in list_caches(tmp_path / "cache")) == 0

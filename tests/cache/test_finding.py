@@ -4,30 +4,13 @@ import multiprocessing
 import os
 import time
 
-import pytest
 import torch
 
 from recipe.batches.tokens import Tokens
-from recipe.cache import finding
-from recipe.cache.appending import Writer
 from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
-from recipe.system.cache_folder import make_room
 from recipe.system.locks import lock
 from tests.utils import history, make_pairs, write_jsonl
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """A list of how many pairs each pass has encoded."""
-    counts, real = [], finding.encode
-
-    def counted(job, missing, *more):
-        counts.append(len(missing))
-        real(job, missing, *more)
-
-    monkeypatch.setattr(finding, "encode", counted)
-    return counts
 
 
 def take(tokens, places):
@@ -116,36 +99,32 @@ def test_a_run_that_waits_for_another_says_so(encoded, split_tokens, tmp_path, c
     assert [each.pairs for each in list_caches(tmp_path / "cache")] == [9]
 
 
-def test_what_was_committed_before_a_failure_is_found(encoded, split_tokens, asked, monkeypatch):
-    monkeypatch.setattr("recipe.cache.appending.COMMIT_BYTES", 1)
-    real, count = Writer.put, []
+def test_states_that_are_not_what_was_written_are_made_again(arguments, tmp_path, capsys):
+    words = ("--num_train_epochs=2", "--max_train_samples=40")
+    train(arguments(*words))
+    (path,) = (tmp_path / "cache").glob("*/states.bin")
+    whole = path.read_bytes()
+    for damage in ("flipped", "zeroed", "short"):
+        content = bytearray(whole)
+        if damage == "flipped":
+            content[len(content) // 2] ^= 1
+        elif damage == "zeroed":
+            content[4096:8192] = bytes(4096)
+        path.write_bytes(content[: -len(content) // 4] if damage == "short" else content)
+        capsys.readouterr()
+        train(arguments(*words, f"--output_dir={tmp_path / damage}"))
+        out = capsys.readouterr().out
+        assert "encoded in" in out
+        assert ("pairs are not what was written; they are encoded again" in out) is (damage != "short")
+        assert history(tmp_path / damage, "loss") == history(tmp_path / "run", "loss")
+        path.write_bytes(whole)
 
-    def fails(self, *more):
-        count.append(1)
-        if len(count) > 4:
-            raise KeyboardInterrupt
-        real(self, *more)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "put", fails)
-        with pytest.raises(KeyboardInterrupt):
-            encoded()
-    asked.clear()
-    encoded()
-    assert 0 < asked[0] < 70
-
-
-def test_stores_are_bounded_together_and_the_oldest_goes_first(tmp_path):
-    for number, name in enumerate("abcd"):
-        folder = tmp_path / (name * 32)
-        folder.mkdir()
-        (folder / "states.bin").write_bytes(bytes(1000))
-        (folder / "manifest.json").write_bytes(b"")
-        os.utime(folder / "manifest.json", (number, number))
-    (tmp_path / "the user's").mkdir()
-    in_use = lock(tmp_path / ("a" * 32) / "manifest.json", shared=True)
-    assert make_room(tmp_path, "d" * 32, 500, 4500) == []
-    assert make_room(tmp_path, "d" * 32, 500, 3000) == [tmp_path / ("b" * 32), tmp_path / ("c" * 32)]
-    in_use.release()
-    assert make_room(tmp_path, "d" * 32, 500, 0) == [tmp_path / ("a" * 32)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d" * 32, "the user's"]
+def test_the_next_run_finds_it(arguments, tmp_path, capsys):
+    words = ("--num_train_epochs=2",)
+    train(arguments(*words))
+    assert capsys.readouterr().out.count("encoded in") == 2
+    train(arguments(*words, "--seed=7", "--learning_rate=1e-3", f"--output_dir={tmp_path / 'next'}"))
+    out = capsys.readouterr().out
+    assert out.count("found") == 2
+    assert "encoded in" not in out

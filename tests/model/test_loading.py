@@ -1,40 +1,25 @@
 import json
 import pickle
-import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoModel, AutoTokenizer, BertConfig
 
-from recipe.arguments import ModelArguments
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
 from recipe.commands.train import train
 from recipe.errors import UserError
-from recipe.model.base_model import name_labels, open_base
-from recipe.model.loading import load_fine_tuned_model, load_model
-from recipe.model.tokenizer import load_tokenizer, vocabulary_note
-from tests.published import FORMS, edit_json, publish
-from tests.utils import ROOT, make_pairs, write_jsonl
+from recipe.model.loading import load_model
+from recipe.model.tokenizer import load_tokenizer
+from tests.published import FORMS, edit_json, open_folder, publish
 
 SENTENCES = ["花呗Can怎么 提前还款", "借呗Àé"], ["能不能！提前还", "什么时候"]
-
-
-def open_folder(folder, **options):
-    return open_base(ModelArguments(model_name_or_path=str(folder), **options))
 
 
 def load(folder):
     base = open_folder(folder)
     return load_tokenizer(base), load_model(base)
-
-
-@pytest.fixture
-def model_copy(tiny_model, tmp_path):
-    """A copy of the tiny model, to be changed."""
-    shutil.copytree(tiny_model, tmp_path / "model")
-    return tmp_path / "model"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -52,21 +37,6 @@ def test_every_published_form_gives_stock_tokens_and_stock_states(tiny_model, tm
     ours = model.run_prefix(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     torch.testing.assert_close(ours[:, 0], stock(**batch).last_hidden_state[:, 0], rtol=0, atol=2e-6)
     assert "task_type" not in " ".join(model.state_dict())
-
-
-def test_looking_at_a_tokenizer_leaves_it_as_it_was():
-    demo = ROOT / "demo" / "model"
-    ours, stock = load_tokenizer(open_folder(demo)), AutoTokenizer.from_pretrained(demo)
-    assert ours.backend_tokenizer.padding is not None  # saved with it, as one that was called with padding=True
-    assert ours.backend_tokenizer.to_str() == stock.backend_tokenizer.to_str()
-
-
-def test_lower_casing_is_the_checkpoints(tiny_model, tmp_path):
-    for lower in (True, False):
-        folder = publish(tiny_model, tmp_path / str(lower), "vocab-only")
-        (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
-        tokenizer = load_tokenizer(open_folder(folder))
-        assert tokenizer.backend_tokenizer.normalizer.lowercase is lower
 
 
 def test_what_a_base_is_used_for_elsewhere_changes_neither_answers_nor_the_save(tiny_model, model_copy, arguments):
@@ -151,6 +121,8 @@ def set_config(**values):
 
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
 DAMAGES = [
     (remove_vocabulary, "its tokenizer has no vocabulary; vocab.txt or tokenizer.json is expected"),
     (insert_tokens, "its tokenizer has ids up to 3"),
@@ -230,62 +202,6 @@ def test_an_ernie_is_folded_whole_or_refused(tiny_model, tmp_path, config, chang
     torch.testing.assert_close(model.run_prefix(ids, None, None)[:, 0], stock[:, 0], rtol=0, atol=2e-6)
 
 
-def test_a_vocabulary_much_smaller_than_the_embedding_is_said(tiny_model, model_copy):
-    base = open_folder(tiny_model)
-    assert vocabulary_note(base, load_tokenizer(base)) is None
-    edit_json(model_copy / "config.json", vocab_size=90)
-    base = open_folder(model_copy)
-    assert "the embedding 90 rows: is it this model's?" in vocabulary_note(base, load_tokenizer(base))
-
-
-@pytest.mark.parametrize(
-    ("name", "owner"),
-    [("bert-base-chinese", "google-bert"), ("chinese-roberta-wwm-ext", "hfl"), ("ernie-3.0-base-zh", "nghuyong")],
-)
-def test_a_name_without_its_owner_is_answered_with_it(name, owner):
-    with pytest.raises(UserError, match=f"did you mean {owner}/{name}"):
-        open_folder(name)
-
-
-@pytest.fixture(scope="module")
-def stock_classifier(tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stock") / "model"
-    torch.manual_seed(1)
-    BertForSequenceClassification.from_pretrained(tiny_model, num_labels=2).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_model / name, folder)
-    return folder
-
-
-def test_a_stock_classifier_is_neither_reused_nor_scored(stock_classifier, pairs_dir):
-    base = open_folder(stock_classifier)
-    assert name_labels(base, ["LABEL_0", "LABEL_1"]) is False
-    torch.manual_seed(2)
-    model = load_model(base)
-    stored = load_file(stock_classifier / "model.safetensors")["classifier.weight"]
-    assert not torch.equal(model.classifier.weight, stored)
-    assert float(model.classifier.weight.detach().std()) < 0.1  # drawn anew
-    for task in ("--do_eval", "--do_predict"):
-        words = [task, f"--model_name_or_path={stock_classifier}", f"--data_dir={pairs_dir}", "--use_cpu"]
-        with pytest.raises(UserError, match="a stock one's reads a pooler and would answer otherwise"):
-            evaluate(parse(words))
-
-
-def test_a_run_goes_on_with_its_classifier_only_under_the_same_names(arguments, tmp_path, capsys):
-    train(arguments())
-    run = tmp_path / "run"
-    stored = load_file(run / "model.safetensors")["classifier.weight"]
-    for names, kept in ((["0", "1"], True), (["1", "0"], False), (["no", "yes"], False), (["0", "1", "2"], False)):
-        base = open_folder(run)
-        assert name_labels(base, names) is kept
-        assert torch.equal(load_model(base, keep_classifier=kept).classifier.weight, stored) is kept
-    assert torch.equal(load_fine_tuned_model(open_folder(run)).classifier.weight, stored)
-    capsys.readouterr()
-    train(arguments(f"--model_name_or_path={run}", f"--output_dir={tmp_path / 'second'}"))
-    assert f"classifier: goes on from that of {run}; labels different, same" in capsys.readouterr().out
-    rows = [{**row, "label": "yes" if row["label"] == "1" else "no"} for row in make_pairs(24)]
-    for split in ("train", "dev"):
-        write_jsonl(tmp_path / f"{split}.json", rows)
-    words = [f"--data_dir={tmp_path}", "--label_names", "yes", "no", f"--output_dir={tmp_path / 'third'}"]
-    train(arguments(f"--model_name_or_path={run}", *words))
-    assert "classifier: new; labels yes, no" in capsys.readouterr().out
+def test_evaluation_refuses_a_model_without_a_classifier(tiny_model, pairs_dir):
+    with pytest.raises(UserError, match="not a model that this recipe saved"):
+        evaluate(parse(["--do_eval", f"--model_name_or_path={tiny_model}", f"--data_dir={pairs_dir}", "--use_cpu"]))

@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipe.cache.key import batch_tokens
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
 from recipe.commands.train import train
@@ -103,3 +105,13 @@ def test_training_in_bfloat16_keeps_float32_weights(arguments, tmp_path, capsys)
     assert {value.dtype for value in weights.values()} == {torch.float32}
     with pytest.raises(UserError, match=r"--bf16 False: it was True in "):
         train(arguments("--max_steps=2", "--eval_strategy=no", "--prefix_cache=on"))
+
+
+@pytest.mark.parametrize("kind", ["mps", "npu", "xpu"])
+def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
+    device = SimpleNamespace(type=kind)
+    assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
+    for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
+        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda: able)  # noqa: B023
+        monkeypatch.setattr(torch, kind, backend, raising=False)
+        assert multiplies_in_bfloat16(kind) is (name == "bfloat16")

@@ -5,7 +5,14 @@ import pytest
 
 from recipe.cache.store import open_store
 from recipe.commands.prefix_cache import list_caches, prune
-from recipe.system.cache_folder import is_ours, remove_cache, remove_orphans, unfinished_folder, unfinished_folders
+from recipe.system.cache_folder import (
+    is_ours,
+    make_room,
+    remove_cache,
+    remove_orphans,
+    unfinished_folder,
+    unfinished_folders,
+)
 from recipe.system.locks import lock
 
 NAME, TOKEN = "0123456789abcdef" * 2, "f" * 32
@@ -116,3 +123,19 @@ def test_everything_is_readable_by_its_owner_only(tmp_path, args):
     with unfinished_folder(tmp_path / "cache", NAME, args) as folder:
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "cache", *folder.parent.iterdir())}
     assert set(modes.values()) == {0o700, 0o600}
+
+
+def test_stores_are_bounded_together_and_the_oldest_goes_first(tmp_path):
+    for number, name in enumerate("abcd"):
+        folder = tmp_path / (name * 32)
+        folder.mkdir()
+        (folder / "states.bin").write_bytes(bytes(1000))
+        (folder / "manifest.json").write_bytes(b"")
+        os.utime(folder / "manifest.json", (number, number))
+    (tmp_path / "the user's").mkdir()
+    in_use = lock(tmp_path / ("a" * 32) / "manifest.json", shared=True)
+    assert make_room(tmp_path, "d" * 32, 500, 4500) == []
+    assert make_room(tmp_path, "d" * 32, 500, 3000) == [tmp_path / ("b" * 32), tmp_path / ("c" * 32)]
+    in_use.release()
+    assert make_room(tmp_path, "d" * 32, 500, 0) == [tmp_path / ("a" * 32)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d" * 32, "the user's"]

@@ -7,11 +7,14 @@ import signal
 import time
 
 import pytest
+import torch
 
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
-from tests.launching import fork_ranks, small_run, start
+from recipe.errors import RunError, UserError
+from recipe.system.distributed import check_sharding, meeting
+from tests.launching import fork_ranks, fsdp_env, small_run, start
 from tests.utils import KEYS, assert_close, history, outcome
 
 
@@ -125,3 +128,26 @@ def test_an_error_of_any_rank_is_told_once_by_the_first(launch):
     assert process.returncode != 0
     told = [line for line in err.splitlines() if line.startswith("run_freeze.py: error:")]
     assert told == ["run_freeze.py: error: --freeze_layers 0-9: no layer 9; the model's layers are 0-3"]
+
+
+def test_sharded_states_are_refused(monkeypatch):
+    check_sharding({})
+    check_sharding(fsdp_env())
+    with pytest.raises(UserError, match=r"fsdp_state_dict_type SHARDED_STATE_DICT: .* FULL_STATE_DICT is expected"):
+        check_sharding({**fsdp_env(), "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"})
+
+
+def test_who_is_waited_for_is_said_and_who_is_not_there_is_one_line(monkeypatch, capsys):
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "9"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    told = "process 1 of 2, which meet at elsewhere:9"
+
+    def nobody_comes():
+        time.sleep(0.2)
+        raise torch.distributed.DistNetworkError("no route\nto host")
+
+    with pytest.raises(RunError, match=rf"^{told}: no route to host; a free port") as error, meeting(0.01):
+        nobody_comes()
+    assert "\n" not in str(error.value)
+    assert capsys.readouterr().err.startswith(f"{told}, waits for the others; where no launcher started it: unset RANK")

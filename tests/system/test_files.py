@@ -4,59 +4,17 @@ import stat
 
 import pytest
 
-from recipe.errors import UserError
 from recipe.system import files as durable
 from recipe.system.files import (
     LOCK,
     TEMPORARY,
     publish,
-    sha256_of,
     staging_folder,
     usual_mode,
     whole_folder,
     write_text,
 )
-from recipe.system.folder_lock import locked
 from recipe.system.locks import lock
-
-
-@pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_a_lock_that_leads_elsewhere_is_refused_and_nothing_is_truncated(tmp_path, make):
-    (tmp_path / "mine").write_text("precious")
-    (tmp_path / "run").mkdir()
-    make(tmp_path / "mine", tmp_path / "run" / LOCK)
-    told = rf"--output_dir {tmp_path / 'run'}: \.lock in it is (a link|another program's)"
-    with pytest.raises(UserError, match=told), locked(tmp_path / "run"):
-        pass
-    assert (tmp_path / "mine").read_text() == "precious"
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / LOCK)
-    with (
-        pytest.raises(UserError, match=r"--output_dir .*: \.lock in it is no file; a folder that can"),
-        locked(tmp_path),
-    ):
-        pass
-    with pytest.raises(OSError, match="not a file"):
-        sha256_of(tmp_path / LOCK)
-
-
-def test_somebody_elses_lock_is_refused_and_a_killed_runs_taken(tmp_path):
-    (tmp_path / LOCK).write_text("yarn.lock, or so")
-    with pytest.raises(UserError, match=r"\.lock in it is another program's"), locked(tmp_path):
-        pass
-    assert (tmp_path / LOCK).read_text() == "yarn.lock, or so"
-    (tmp_path / LOCK).write_text("a1" * 16)
-    with locked(tmp_path, "b2" * 16):
-        assert (tmp_path / LOCK).read_text() == "b2" * 16
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_vanishes_meanwhile_is_no_second_error(tmp_path):
-    with locked(tmp_path / "run"):
-        (tmp_path / "run" / LOCK).unlink()
-        (tmp_path / "run").rmdir()
 
 
 def test_no_link_is_written_through(tmp_path):

@@ -8,11 +8,10 @@ import datasets
 import pytest
 from datasets.iterable_dataset import ExamplesIterable
 
-from recipe.arguments import DataArguments, ModelArguments
+from recipe.arguments import DataArguments
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
-from recipe.model.base_model import open_base
 from recipe.system.hub import require_hub
 from tests.hub_server import FAULTS, hub
 from tests.published import publish
@@ -180,22 +179,6 @@ def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
 def test_offline_without_a_copy_says_so():
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no whole copy"):
         require_hub("--model_name_or_path", "some/model", "model")
-
-
-def test_a_download_that_stopped_is_no_copy(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    (tmp_path / "models--some--model" / "refs").mkdir(parents=True)
-    (tmp_path / "models--some--model" / "refs" / "main").write_text("a" * 40)
-    snapshot = tmp_path / "models--some--model" / "snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
-    args = ModelArguments(model_name_or_path="some/model")
-    for name in ("config.json", "pytorch_model.bin"):
-        (snapshot / name).write_text("{}")
-        with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no whole copy"):
-            open_base(args)
-    (snapshot / "vocab.txt").write_text("")
-    with pytest.raises(UserError, match="a model without model_type"):  # read from the copy
-        open_base(args)
 
 
 def test_a_copy_that_cannot_be_locked_is_not_told_of_as_none(monkeypatch):

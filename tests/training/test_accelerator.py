@@ -6,10 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from recipe.cache.cached_split import PrefixCache, refuse_spawned_workers
-from recipe.cache.key import batch_tokens
+from recipe.cache.cached_split import PrefixCache
 from recipe.commands.train import train
-from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.training import accelerator as gpu
 from tests.utils import assert_close, history
 
@@ -73,22 +71,3 @@ def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_pa
 def test_a_tail_that_is_not_compiled_is_said_to_be_so(arguments, capsys):
     train(arguments("--compile_tail=on", "--prefix_cache=off", "--eval_strategy=no", "--max_steps=1"))
     assert "note: --compile_tail compiles nothing" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 0)])
-def test_workers_that_would_be_spawned_are_not_used(monkeypatch, capsys, method, workers):
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
-    args = SimpleNamespace(dataloader_num_workers=2, dataloader_persistent_workers=True, process_index=0)
-    refuse_spawned_workers(args)
-    assert (args.dataloader_num_workers, args.dataloader_persistent_workers) == (workers, bool(workers))
-    assert ("--dataloader_num_workers 2" in capsys.readouterr().out) is not bool(workers)
-
-
-@pytest.mark.parametrize("kind", ["mps", "npu", "xpu"])
-def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
-    device = SimpleNamespace(type=kind)
-    assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
-    for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
-        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda: able)  # noqa: B023
-        monkeypatch.setattr(torch, kind, backend, raising=False)
-        assert multiplies_in_bfloat16(kind) is (name == "bfloat16")

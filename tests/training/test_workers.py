@@ -1,9 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from recipe.batches.order import Order, StepShape, TrainBatches
 from recipe.training import workers as worker_memory
 from recipe.training.workers import do_without_workers_where_short
 
@@ -18,13 +16,3 @@ def test_workers_are_done_without_where_their_batches_would_not_fit(
     assert parsed.training.dataloader_num_workers == workers
     assert parsed.training.dataloader_prefetch_factor == (2 if workers else None)
     assert ("the run loads in its own process" in capsys.readouterr().out) is (not workers)
-
-
-def test_an_order_needs_no_shared_memory(monkeypatch):
-    def full(*_):
-        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
-
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    batches = TrainBatches(lambda: None, len, Order(4, StepShape(2, 1, 1, 0), 8, 0))
-    batches.set_epoch(3)
-    assert batches.epoch == 3
