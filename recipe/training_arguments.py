@@ -37,6 +37,11 @@ class FreezeTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = option(
         None, "Stop after so many evaluations without a better --metric_for_best_model."
     )
+    class_weights: str | None = option(
+        None,
+        "How much a pair counts in the training loss, by its label: a number for each label, separated by commas, or "
+        "'balanced': so that each label counts as much as any other. Evaluation losses are not weighted.",
+    )
     compile_tail: str = option(
         "off",
         "Train what is above the frozen prefix as compiled graphs.",

@@ -19,12 +19,15 @@ from recipe.data.splits import AnyDataset, Split, writing_arrow
 AT_ONCE = 1_000_000  # characters that the tokenizer is given at once
 
 
-def tokenize(pairs: AnyDataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> AnyDataset:
+def tokenize(
+    pairs: AnyDataset, tokenizer: PreTrainedTokenizerBase, max_length: int, swapped: bool = False
+) -> AnyDataset:
     """`pairs` with columns input_ids, token_type_ids (lists of at most `max_length`), labels and cut, without the text.
 
-    cut is whether a pair was longer than that.
+    cut is whether a pair was longer than that. With `swapped` the second sentence stands first.
     """
-    encode = partial(_encode, tokenizer=tokenizer, max_length=max_length)
+    order = ("sentence2", "sentence1") if swapped else ("sentence1", "sentence2")
+    encode = partial(_encode, order=order, tokenizer=tokenizer, max_length=max_length)
     options: dict[str, Any] = {"batched": True, "remove_columns": ["sentence1", "sentence2", "label", "id"]}
     if isinstance(pairs, datasets.IterableDataset):
         return pairs.map(encode, **options)
@@ -37,8 +40,10 @@ def tokenized(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
     return dataclasses.replace(split, examples=tokenize(split.pairs, tokenizer, max_length))
 
 
-def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[Any]]:
-    ids, types, cut = encode_pairs(batch["sentence1"], batch["sentence2"], tokenizer, max_length)
+def _encode(
+    batch: dict[str, list[Any]], order: tuple[str, str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[Any]]:
+    ids, types, cut = encode_pairs(batch[order[0]], batch[order[1]], tokenizer, max_length)
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
 
 

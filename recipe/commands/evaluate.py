@@ -14,13 +14,13 @@ from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
 from recipe.errors import Damaged, Missing, UserError
 from recipe.evaluation.answers import Answers
-from recipe.evaluation.metrics import accuracy_at, mcnemar, score
+from recipe.evaluation.metrics import accuracy_at, accuracy_difference, mcnemar, order_consistency, score
 from recipe.file_names import SCORES
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
-from recipe.reporting.console import format_evaluation
 from recipe.reporting.outputs import check_answers, check_writable
+from recipe.reporting.scores import format_evaluation
 from recipe.system.files import write_json
 from recipe.system.json_files import read_json
 
@@ -39,14 +39,16 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     if args.process_index == 0:
         check_writable(folder)
         check_answers(folder, [results])
-    split, answers, others = _answers(arguments)
+    split, answers, swapped, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source}
+    orders = order_consistency(answers.probabilities, swapped.probabilities, answers.labels)
+    metrics |= {f"eval_{key}": value for key, value in orders.items()}
     if name != "validation":
         metrics |= _at_chosen_threshold(args, folder, answers)
     if others is not None:
-        tested = mcnemar(answers.right, others.right)
+        tested = mcnemar(answers.right, others.right) | accuracy_difference(answers.right, others.right)
         metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
     if args.process_index > 0:
         return metrics
@@ -60,18 +62,21 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     return metrics
 
 
-def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None]:
-    """The split, and to it the answers of the model and of the one that --against names, both loaded before."""
+def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers, Answers | None]:
+    """The split; to it the model's answers, those with the sentences swapped, and those of the --against model.
+
+    Both models are loaded before anything is answered.
+    """
     model, tokenizer = load_fine_tuned(arguments)
     other = open_against(arguments)
     split = open_labelled(arguments)
     check_labels(model, split, arguments.model.model_name_or_path)
-    if other is None:
-        return split, answer(arguments, model, tokenizer, split, from_cache=True), None
-    with _naming_against():
-        check_labels(other[0], split, arguments.model.against)
+    if other is not None:
+        with _naming_against():
+            check_labels(other[0], split, arguments.model.against)
     mine = answer(arguments, model, tokenizer, split, from_cache=True)
-    return split, mine, answer(arguments, *other, split, from_cache=True)
+    swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True)
+    return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
 
 
 def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:

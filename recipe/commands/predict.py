@@ -44,16 +44,18 @@ def answer(
     tokenizer: PreTrainedTokenizerBase,
     split: Split,
     from_cache: bool = False,
+    swapped: bool = False,
 ) -> Answers:
     """The model's answers to `split`, computed over batches of like length.
 
     Args:
         from_cache: take states from the prefix cache, where the run that made the model did, and leave new ones there:
             the same bytes, so the same score as the run gave itself.
+        swapped: ask with the second sentence first.
     """
     trainer = build_trainer(arguments.training, model, tokenizer)  # which may be refused, and costs less than reading
-    tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
-    if Path(arguments.data.test_file or "").name != STANDARD_INPUT:  # whose answers go where notes go
+    tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length, swapped)))
+    if Path(arguments.data.test_file or "").name != STANDARD_INPUT and not swapped:  # whose answers go where notes go
         for line in tokens.describe_cut(split.source):
             say(arguments.training, line)
 

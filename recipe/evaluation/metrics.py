@@ -7,13 +7,14 @@ import datasets
 import evaluate
 import numpy as np
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     confusion_matrix,
     f1_score,
     matthews_corrcoef,
+    precision_recall_fscore_support,
     roc_auc_score,
 )
 from transformers import EvalPrediction
@@ -68,7 +69,8 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All that is said of a model's answers, JSON-ready.
 
     What `compute_metrics` gives, and accuracy's 95 % interval (Wilson), majority_p_value (McNemar's test against always
-    answering the most frequent label) and confusion_matrix (rows are the true labels). With two labels best_threshold
+    answering the most frequent label), confusion_matrix (rows are the true labels) and by_class (precision, recall, f1
+    and support of each label). With two labels best_threshold
     is what probability of label 1 to ask for so that accuracy on these very pairs is highest. roc_auc and
     average_precision are None where a label does not occur.
 
@@ -85,11 +87,43 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     scores |= compute_metrics(EvalPrediction(predictions=logits, label_ids=labels))
     scores["majority_p_value"] = mcnemar(right, labels == np.bincount(labels).argmax())["p_value"]
     scores["confusion_matrix"] = confusion_matrix(labels, predictions, labels=range(logits.shape[1])).tolist()
+    scores["by_class"] = _by_class(labels, predictions, logits.shape[1])
     if logits.shape[1] == 2:
         threshold = best_threshold(probabilities[:, 1], labels)
         scores["best_threshold"] = threshold
         scores["accuracy_at_best_threshold"] = accuracy_at(threshold, probabilities[:, 1], labels)
     return scores
+
+
+def _by_class(labels: np.ndarray, predictions: np.ndarray, classes: int) -> list[dict[str, float]]:
+    """Precision, recall, F1 and support of each label; 0 where a label is never answered, or does not occur."""
+    parts = precision_recall_fscore_support(labels, predictions, labels=range(classes), zero_division=0)
+    names = ("precision", "recall", "f1", "support")
+    return [dict(zip(names, map(float, values), strict=True)) for values in zip(*parts, strict=True)]
+
+
+def order_consistency(probabilities: np.ndarray, swapped: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How far answers (examples, labels) stay the same with the two sentences swapped.
+
+    order_consistency is the share of pairs that are answered with the same label, order_gap the mean difference of the
+    probabilities (total variation, 0 to 1), both_orders_accuracy what the mean of the two orders' probabilities gets.
+    """
+    same, gap = probabilities.argmax(-1) == swapped.argmax(-1), np.abs(probabilities - swapped).sum(-1) / 2
+    both = float(((probabilities + swapped).argmax(-1) == labels).mean())
+    return {"order_consistency": float(same.mean()), "order_gap": float(gap.mean()), "both_orders_accuracy": both}
+
+
+def accuracy_difference(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, float]:
+    """How much more of the same pairs (examples,) the first gets right, with the paired 95 % interval.
+
+    Student's of the mean of per-pair differences, each -1, 0 or 1.
+    """
+    gains = first_right.astype(float) - second_right
+    if gains.min() == gains.max():  # no spread to make an interval of
+        return dict.fromkeys(("difference", "difference_low", "difference_high"), float(gains.mean()))
+    interval = ttest_1samp(gains, 0).confidence_interval(0.95)
+    low, high = float(interval.low), float(interval.high)
+    return {"difference": float(gains.mean()), "difference_low": low, "difference_high": high}
 
 
 def accuracy_interval(right: int, examples: int) -> tuple[float, float]:

@@ -17,8 +17,9 @@ from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import by_name
 from recipe.file_names import CARD, FIGURES
 from recipe.process.text import fenced, markdown, without_secrets
-from recipe.reporting.console import RunReport, describe_memory, format_plan, format_threshold
+from recipe.reporting.console import RunReport, describe_memory, format_plan
 from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability
+from recipe.reporting.scores import format_threshold
 from recipe.system.arithmetic import versions
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")

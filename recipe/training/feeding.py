@@ -23,6 +23,7 @@ from recipe.process.progress import say
 from recipe.system.distributed import together
 from recipe.training.accelerator import compile_tail, place_caches
 from recipe.training.build import build_trainer
+from recipe.training.loss import class_weights, describe_weights
 from recipe.training.preflight import preflight
 from recipe.training.trainer import FreezeTrainer
 from recipe.training.workers import do_without_workers_where_short
@@ -56,7 +57,10 @@ def build(arguments: RecipeArguments, made: Prepared, checkpoint: Checkpoint | N
     args = arguments.training
     unread = NO_PAIRS if len(made.splits) > 1 else None
     plain = train_batches(made.splits[0], arguments)
-    trainer = together(args, lambda: build_trainer(args, made.model, made.tokenizer, plain, unread))
+    weights = together(args, lambda: class_weights(args.class_weights, made.splits[0]))
+    if weights is not None:
+        say(args, describe_weights(weights, made.splits[0].label_names))
+    trainer = together(args, lambda: build_trainer(args, made.model, made.tokenizer, plain, unread, weights))
     together(args, lambda: preflight(trainer, args.total_steps(made.splits[0].rows)))
     start = time.perf_counter()
     before = recorded_state(checkpoint.manifest["prefix"]) if checkpoint else None

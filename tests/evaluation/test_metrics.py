@@ -13,15 +13,17 @@ from recipe.evaluation.metrics import (
     RANKING,
     Accuracy,
     accuracy_at,
+    accuracy_difference,
     accuracy_interval,
     best_threshold,
     compute_metrics,
     expected_calibration_error,
     majority_baseline,
     mcnemar,
+    order_consistency,
     score,
 )
-from recipe.reporting.console import format_threshold
+from recipe.reporting.scores import format_threshold
 
 
 def test_accuracy_works_offline_and_combined():
@@ -139,3 +141,35 @@ def test_a_score_writes_nothing_into_home(monkeypatch, tmp_path):
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
     logits = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert compute_metrics(EvalPrediction(logits, np.array([0, 0])))["accuracy"] == 0.5
+
+
+def test_scores_by_class_are_scikit_learns():
+    draws = np.random.default_rng(0)
+    logits, labels = draws.normal(size=(40, 3)), draws.integers(0, 3, 40)
+    report = sklearn.classification_report(labels, logits.argmax(-1), output_dict=True, zero_division=0)
+    for label, found in enumerate(score(logits, labels)["by_class"]):
+        expected = report[str(label)]
+        assert found == {
+            **{key: expected[key] for key in ("precision", "recall", "support")},
+            "f1": expected["f1-score"],
+        }
+
+
+def test_answers_in_both_orders():
+    one, other = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]]), np.array([[0.8, 0.2], [0.1, 0.9], [0.4, 0.6]])
+    found = order_consistency(one, other, np.array([0, 1, 0]))
+    assert found["order_consistency"] == pytest.approx(2 / 3)
+    assert found["order_gap"] == pytest.approx((0 + 0.5 + 0.1) / 3)
+    assert found["both_orders_accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_differences_interval_is_the_bootstraps():
+    draws = np.random.default_rng(1)
+    first, second = draws.random(2000) < 0.75, draws.random(2000) < 0.7
+    found = accuracy_difference(first, second)
+    gains = first.astype(float) - second
+    means = [gains[draws.integers(2000, size=2000)].mean() for _ in range(2000)]
+    assert found["difference"] == pytest.approx(first.mean() - second.mean())
+    expected = np.quantile(means, (0.025, 0.975))
+    assert [found["difference_low"], found["difference_high"]] == pytest.approx(expected, abs=0.003)
+    assert set(accuracy_difference(first, first).values()) == {0.0}

@@ -1,0 +1,80 @@
+"""The training loss: cross-entropy over an optimizer step, weighted by label where that is asked for."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recipe.batches.order import IGNORED_LABEL
+from recipe.data.splits import Split, iterate
+from recipe.errors import UserError
+from recipe.process.text import shown
+
+
+def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Callable[..., Tensor]:
+    """The Trainer's compute_loss_func: cross-entropy summed over a micro-batch, over the examples of the whole step.
+
+    A mean of each micro-batch would weigh a short last one too much; and whether the Trainer divides by the
+    accumulation steps is guessed from the model's signature (transformers#47688). For the same reason `class_weights`
+    (labels,) multiply each example's loss and are not divided by their own sum, which differs from part to part.
+    """
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The micro-batch's share of the step's mean; 0 where a rank has no example in a short last step."""
+        logits = outputs["logits"].float()
+        weight = None if class_weights is None else class_weights.to(logits.device)
+        total = nn.functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
+        items = (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+        # with --average_tokens_across_devices false the items are this rank's own
+        return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))
+
+    return loss
+
+
+def parse_class_weights(text: str | None, names: Sequence[str]) -> list[float] | None:
+    """The numbers of --class_weights, a label each; None where there are none, or `balanced` is to count them.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text is None or text == "balanced":
+        return None
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != len(names) or not all(0 <= each < math.inf for each in weights) or not any(weights):
+        raise UserError(
+            f"--class_weights {text}: 'balanced', or a number of at least 0 for each of the labels {', '.join(names)}, "
+            "separated by commas, is expected"
+        )
+    return weights
+
+
+def class_weights(text: str | None, split: Split) -> Tensor | None:
+    """The weights of --class_weights for a training split, (labels,); None where it is not given.
+
+    `balanced` is examples / (labels * examples of the label), as scikit-learn's compute_class_weight has it, so that
+    the mean weight over the split is 1.
+
+    Raises:
+        UserError: it does not fit the labels, or a label does not occur.
+    """
+    weights = parse_class_weights(text, split.label_names)
+    if text is None or weights is not None:
+        return None if weights is None else torch.tensor(weights)
+    counts = Counter(pair["label"] for pair in iterate(split.pairs))
+    missing = [name for label, name in enumerate(split.label_names) if not counts[label]]
+    if missing:
+        raise UserError(f"--class_weights balanced: {split.source} has no pair of label {missing[0]}; give numbers")
+    return torch.tensor([counts.total() / (len(counts) * counts[label]) for label in range(len(split.label_names))])
+
+
+def describe_weights(weights: Tensor, names: Sequence[str]) -> str:
+    """A line that says what each label counts."""
+    return shown(
+        "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True))
+    )

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from recipe.batches.order import IGNORED_LABEL
+from recipe.command_line.parsing import parse
+from recipe.commands.train import train
+from recipe.data.opening import require_split
+from recipe.data.splits import iterate
+from recipe.errors import UserError
+from recipe.training.loss import class_weights, describe_weights, mean_loss
+
+
+def test_a_rank_without_an_example_adds_nothing():
+    logits = torch.randn(1, 2, requires_grad=True)
+    for items in (None, 0, torch.tensor(0)):
+        loss = mean_loss(0.1)({"logits": logits}, torch.tensor([IGNORED_LABEL]), items)
+        loss.backward()
+        assert loss.item() == 0
+        assert not logits.grad.any()
+
+
+def test_a_part_of_a_step_is_its_share_of_the_mean():
+    logits, labels = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 1, 0])
+    loss = mean_loss(0.0)
+    parts = sum(loss({"logits": logits[part]}, labels[part], 6) for part in (slice(0, 4), slice(4, 6)))
+    torch.testing.assert_close(parts, torch.nn.functional.cross_entropy(logits, labels))
+    torch.testing.assert_close(loss({"logits": logits}, labels), torch.nn.functional.cross_entropy(logits, labels))
+
+
+def test_a_weighted_step_is_the_same_however_it_is_cut():
+    """Torch's own mean divides by each part's sum of weights, so that the parts of a step would not add up."""
+    logits, labels, weights = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 0, 0]), torch.tensor([0.5, 3.0])
+    loss = mean_loss(0.0, weights)
+    whole = loss({"logits": logits}, labels, 6)
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(whole, (weights[labels] * each).mean())
+    for cut in (1, 2, 5):
+        parts = [slice(0, cut), slice(cut, 6)]
+        torch.testing.assert_close(sum(loss({"logits": logits[part]}, labels[part], 6) for part in parts), whole)
+
+
+def test_balanced_weights_are_scikit_learns(pairs_dir):
+    split = require_split(parse([f"--data_dir={pairs_dir}"]).data, "train")
+    labels = np.array([pair["label"] for pair in iterate(split.pairs)])
+    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
+    weights = class_weights("balanced", split)
+    assert weights.tolist() == pytest.approx(expected)
+    assert weights[labels].mean().item() == pytest.approx(1)
+    assert describe_weights(torch.tensor([0.5, 2.0]), ["0", "\x1b[31m"]) == r"class weights: 0 0.5, \x1b[31m 2"
+    assert class_weights(None, split) is None
+
+
+@pytest.mark.parametrize("text", ["even", "1", "1,2,3", "-1,2", "nan,1", "inf,1", "0,0", "1,,"])
+def test_weights_that_fit_no_labels_are_refused_before_anything_is_encoded(arguments, tmp_path, text):
+    with pytest.raises(UserError, match=r"--class_weights .*: 'balanced', or a number of at least 0 for each of the"):
+        train(arguments(f"--class_weights={text}"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_label_that_does_not_occur_has_no_balance(pairs_dir, tmp_path):
+    rows = [line for line in (pairs_dir / "train.json").read_text().splitlines(True) if '"label": "0"' in line]
+    (tmp_path / "train.json").write_text("".join(rows))
+    split = require_split(parse([f"--train_file={tmp_path / 'train.json'}"]).data, "train")
+    with pytest.raises(UserError, match=r"--class_weights balanced: .*train.json has no pair of label 1; give numbers"):
+        class_weights("balanced", split)
+
+
+def test_weights_change_what_is_trained_and_even_ones_do_not(arguments):
+    found = {}
+    for words in ([], ["--class_weights=1,1"], ["--class_weights=1,5"]):
+        report = train(arguments(*words, "--resume=never"))
+        found["".join(words)] = (report.train_metrics["train_loss"], report.metrics["eval_loss"], report.model_sha256)
+    plain, even, uneven = found.values()
+    assert plain == even
+    assert uneven[0] > plain[0]
+    assert uneven[2] != plain[2]
+
+
+def test_weights_are_part_of_what_a_resume_compares(arguments):
+    train(arguments("--class_weights=1,5"))
+    with pytest.raises(UserError, match="--class_weights"):
+        train(arguments("--class_weights=1,6"))
