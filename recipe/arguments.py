@@ -39,7 +39,7 @@ class ModelArguments:
 class DataArguments:
     """Which sentence pairs it is fine-tuned on."""
 
-    dataset_name: str = option("clue/clue", "A data set on the Hub with columns sentence1, sentence2 and label.")
+    dataset_name: str = option("clue/clue", "A data set on the Hub.")
     dataset_config_name: str | None = option("afqmc", "The data set's configuration; an empty string for none.")
     data_dir: str | None = option(
         None, "A folder with train, dev or validation, and test as .json, .jsonl, .csv, .tsv or .parquet, plain or .gz."
@@ -49,10 +49,27 @@ class DataArguments:
     )
     validation_file: str | None = option(None, "The validation split, likewise.")
     test_file: str | None = option(None, "The test split, likewise; '-': JSON lines on standard input.")
+    text_column_names: str = option(
+        "sentence1,sentence2", "The two columns of a pair, with a comma between; or the one column of single sentences."
+    )
+    label_column_name: str = option("label", "The column of the labels.")
+    id_column_name: str | None = option(None, "The column that names a row in predictions. Default: id or idx.")
+    data_format: str | None = option(
+        None,
+        "What the files are whose names do not end in .json, .jsonl or .parquet. Default: what .csv and .tsv say.",
+        choices=["csv", "tsv", "json", "parquet"],
+    )
+    delimiter: str | None = option(
+        None,
+        "What stands between a table's fields: 'tab', a character or a few. Default: csv: a comma, tsv: a tab.",
+    )
+    column_names: str | None = option(
+        None, "The columns of tables without a header, in their order: 'sentence1,sentence2,label'."
+    )
     csv_quoting: str = option(
         "auto",
-        "Whether quotes in .csv and .tsv files enclose fields ('minimal') or are text ('none'); 'auto': in a .csv file "
-        "they enclose fields, in a .tsv file what its own fields show.",
+        "Whether a table's quotes enclose fields ('minimal') or are text ('none'); 'auto': they enclose fields between "
+        "commas; between tabs they do what the file's own fields show.",
         choices=["auto", "minimal", "none"],
     )
     label_names: list[str] | None = option(

@@ -89,7 +89,7 @@ REFUSED = {
 # ---- It is hidden, since the recipe decides it: what to know, or to give in its place. ----
 
 HIDDEN = {
-    "remove_unused_columns": "columns other than sentence1, sentence2, label and id are passed by",
+    "remove_unused_columns": "columns that no flag names are passed by",
     "train_sampling_strategy": "pairs of like length go together, in an order that follows from --seed",
     "resume_from_checkpoint": "--resume checkpoint-N does it; by default the newest good one in --output_dir is taken",
     "ignore_data_skip": "a resume goes to its place in the data at once",

@@ -9,6 +9,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from recipe.arguments import DataArguments
+from recipe.rows.forms import Form
+from recipe.rows.readers import read_rows, with_quoting
+
 ROOT = Path(__file__).parents[1]
 
 CHARACTERS = "我你他的花呗借还款怎么提前能不吗什时候可以额度开通关闭信用卡账单分期利息手机号换"
@@ -25,6 +29,11 @@ def make_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
             sentences[1] = sentences[0][:1] + sentences[1][1:]
         rows.append({"sentence1": sentences[0], "sentence2": sentences[1], "label": label})
     return rows
+
+
+def rows_of(path, **flags):
+    """A file's records, read as the flags say."""
+    return read_rows(path, with_quoting(path, Form.of(path, DataArguments(**flags))))
 
 
 def write_jsonl(path, rows):

@@ -1,4 +1,4 @@
-"""Sentence pairs as tokens by `map`, the longer sentence of a pair cut first.
+"""Sentence pairs, or single sentences, as tokens by `map`, the longer sentence of a pair cut first.
 
 The cut is the tokenizers library's own, in memory that grows with the text:
 with `truncation=True` the library also builds every piece that is cut off, and of a pair each piece of one sentence
@@ -43,24 +43,27 @@ def tokenized(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
 def _encode(
     batch: dict[str, list[Any]], order: tuple[str, str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, list[Any]]:
-    ids, types, cut = encode_pairs(batch[order[0]], batch[order[1]], tokenizer, max_length)
+    first, second = batch[order[0]], batch[order[1]]
+    ids, types, cut = encode_pairs(first, None if None in second else second, tokenizer, max_length)
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}
 
 
 def encode_pairs(
-    first: Sequence[str], second: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+    first: Sequence[str], second: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[list[int]], list[list[int]], list[bool]]:
     """input_ids and token_type_ids, at most `max_length` a pair, and whether a pair was longer.
 
+    Without `second`, of single sentences: [CLS] a [SEP].
     The same as the tokenizer gives with `truncation=True`, whichever side it cuts.
     """
     ids: list[list[int]] = []
     types: list[list[int]] = []
     cut: list[bool] = []
-    for start, end in _parts([len(a) + len(b) for a, b in zip(first, second, strict=True)]):
+    sizes = [len(a) for a in first] if second is None else [len(a) + len(b) for a, b in zip(first, second, strict=True)]
+    for start, end in _parts(sizes):
         encoded = tokenizer(
             list(first[start:end]),
-            list(second[start:end]),
+            None if second is None else list(second[start:end]),
             return_token_type_ids=True,
             return_attention_mask=False,
             verbose=False,

@@ -21,7 +21,7 @@ from recipe.system.distributed import from_all_ranks
 # Whatever stands in neither list is refused, so that an argument nobody thought of is never ignored.
 FREE = {
     "data": {"dataset_name", "dataset_config_name", "data_dir", "train_file", "validation_file", "test_file"}
-    | {"label_names", "streaming", "eval_split"},
+    | {"label_names", "id_column_name", "streaming", "eval_split"},
     "model": {"model_name_or_path", "against"},
     "freeze": {"freeze_layers", "freeze_embeddings", "freeze_modules", "unfreeze_modules"},  # compared by their effect
     "cache": {"prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype"}  # likewise

@@ -10,6 +10,7 @@ from typing import Any
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.command_line.schedules import BY_METRIC
 from recipe.errors import UserError
+from recipe.rows.columns import check_columns
 
 # What --metric_for_best_model may name, and whether more of it is better; `metrics.compute_metrics` gives each.
 METRICS = {"accuracy": True, "loss": False, "f1": True, "mcc": True, "roc_auc": True, "average_precision": True}
@@ -102,6 +103,7 @@ def check_combinations(arguments: RecipeArguments) -> None:
     data, training = arguments.data, arguments.training
     if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
         raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
+    check_columns(data)
     if arguments.model.against is not None and not (training.only_evaluates or training.scores_after):
         raise UserError(f"--against {arguments.model.against}: --do_eval compares with it; without that leave it out")
     if data.eval_split is not None and not (training.do_predict or training.only_evaluates or training.scores_after):

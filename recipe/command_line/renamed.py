@@ -9,7 +9,6 @@ from recipe.training_fields import HIDDEN, REFUSED
 _BATCH = "--per_device_train_batch_size"
 _EVAL_BATCH = "--per_device_eval_batch_size"
 _STEPS = "--max_steps"
-_COLUMNS = "nothing: the columns are sentence1, sentence2 and label, and id where there is one"
 _FLOAT32 = "nothing: what is trained is float32; --bf16 computes in 16 bits"
 _FILES = "HF_HOME in the environment says where the Hub's files are kept; --prefix_cache_dir where prefix caches are"
 
@@ -95,8 +94,13 @@ INSTEAD = {
     "revision": "--model_name_or_path with the folder of a download of it",
     "model_revision": "--model_name_or_path with the folder of a download of it",
     "hf_token": "HF_TOKEN in the environment",
-    "text_column_name": _COLUMNS,
-    "label_column_name": _COLUMNS,
+    "text_column_name": "--text_column_names",
+    "sentence1_key": "--text_column_names",
+    "id_column": "--id_column_name",
+    "label_column": "--label_column_name",
+    "sep": "--delimiter",
+    "header": "--column_names, where line 1 is a row",
+    "file_format": "--data_format",
     "no_train": "--do_eval or --do_predict alone",
     "no_eval": "--eval_strategy no",
     "no_save": "--save_strategy no",

@@ -43,8 +43,9 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source}
-    orders = order_consistency(answers.probabilities, swapped.probabilities, answers.labels)
-    metrics |= {f"eval_{key}": value for key, value in orders.items()}
+    if swapped is not None:
+        orders = order_consistency(answers.probabilities, swapped.probabilities, answers.labels)
+        metrics |= {f"eval_{key}": value for key, value in orders.items()}
     if name != "validation":
         metrics |= _at_chosen_threshold(args, folder, answers)
     if others is not None:
@@ -62,8 +63,8 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     return metrics
 
 
-def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers, Answers | None]:
-    """The split; to it the model's answers, those with the sentences swapped, and those of the --against model.
+def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None, Answers | None]:
+    """The split; to it the model's answers, those with a pair's sentences swapped, and those of the --against model.
 
     Both models are loaded before anything is answered.
     """
@@ -75,7 +76,8 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers, Answe
         with _naming_against():
             check_labels(other[0], split, arguments.model.against)
     mine = answer(arguments, model, tokenizer, split, from_cache=True)
-    swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True)
+    in_pairs = split.unit == "pairs"
+    swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True) if in_pairs else None
     return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
 
 

@@ -126,8 +126,8 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
         return
     write_text(folder / PREDICTIONS, "".join(lines))
     told = "; ".join([split.source, *split.left_out(), *split.notes])
-    say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} pairs of {told}")
-    say(args, f"speed           {len(lines) / answers.seconds:,.0f} pairs a second")
+    say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} {split.unit} of {told}")
+    say(args, f"speed           {len(lines) / answers.seconds:,.0f} {split.unit} a second")
     if (answers.labels == UNLABELLED).any():
         say(args, _submit(folder / submission_name(arguments.data), split, answers, ids))
     say(args, f"next            make export RUN={arguments.model.model_name_or_path}")
@@ -169,14 +169,14 @@ def _standard_input(arguments: RecipeArguments) -> Iterator[RecipeArguments]:
 
 
 def prediction_lines(split: Split, answers: Answers, names: Sequence[str], ids: list[Any]) -> Iterator[str]:
-    """One line of JSON a pair: sentence1, sentence2, label (null without one), prediction and its probability.
+    """One line of JSON a pair: its sentences, label (null without one), prediction and its probability.
 
     A row's own id comes first where it has one; `ids` takes them all, None for a row without.
     """
     for pair, label, chances in zip(iterate(split.pairs), answers.labels, answers.probabilities, strict=True):
         ids.append(None if pair["id"] is None else json.loads(pair["id"]))
         line: dict[str, Any] = {} if ids[-1] is None else {"id": ids[-1]}
-        line |= {key: pair[key] for key in ("sentence1", "sentence2")}
+        line |= {key: pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None}
         line["label"] = None if label == UNLABELLED else names[label]
         line["prediction"] = names[chances.argmax()]
         line["probability"] = round(float(chances.max()), 6)

@@ -12,10 +12,12 @@ from datasets.iterable_dataset import ExamplesIterable
 
 from recipe.arguments import DataArguments
 from recipe.data.pairs import RowRules, checked, names_of_ids
-from recipe.data.splits import AnyDataset, Split, writing_arrow
+from recipe.data.splits import AnyDataset, Split, unit_of, writing_arrow
 from recipe.errors import UserError
 from recipe.process.progress import told_while_it_lasts
-from recipe.rows.readers import class_names, quoting_of, read_rows
+from recipe.rows.columns import Columns
+from recipe.rows.forms import Form
+from recipe.rows.readers import class_names, read_rows, with_quoting
 from recipe.system.files import sha256_of
 
 FEATURES = {"sentence1": "string", "sentence2": "string", "label": "int64", "id": "string"}
@@ -30,7 +32,7 @@ class DataFile(NamedTuple):
 
     path: Path
     sha256: str
-    quoting: str  # minimal or none; empty where it has no quotes, or is no table
+    form: Form
     ids: Sequence[str] | None  # what a label that is a whole number stands for
     state: tuple[int, ...] | None = None  # its size and times, which are cheaper to ask for than its bytes
 
@@ -41,10 +43,10 @@ class DataFile(NamedTuple):
             state, sha256 = _state(path), sha256_of(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        names = class_names(path)
+        form = with_quoting(path, Form.of(path, args))
+        names = class_names(path, form)
         ids = names_of_ids(str(path), names, args.label_names) if names and args.label_names else names
-        quoting = quoting_of(path) if args.csv_quoting == "auto" else args.csv_quoting
-        return cls(path, sha256, quoting or "", tuple(ids) if ids else None, state)
+        return cls(path, sha256, form, tuple(ids) if ids else None, state)
 
     def check(self) -> None:
         """Check that the file is what it was.
@@ -82,7 +84,7 @@ def _open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: in
     names = args.label_names or list(files[0].ids or ("0", "1"))
     for file in files:
         names_of_ids(str(file.path), file.ids or names, names)
-    rules = RowRules(tuple(names), name != "test", skip=args.on_bad_row == "skip")
+    rules = RowRules(tuple(names), name != "test", skip=args.on_bad_row == "skip", columns=Columns.of(args))
     skipped: list[str] = []
     found = _file_pairs(files, rules, limit, skipped)  # before Arrow is written, so that errors keep their line
     tally = Counter(pair["label"] for pair in found)
@@ -94,12 +96,12 @@ def _open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: in
     if len(files) > 1:
         fingerprint = hashlib.sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
     notes = [] if args.csv_quoting != "auto" else _quotes(files)
-    return Split(name, source, pairs, rows, names, fingerprint, skipped, tally, shards, notes)
+    return Split(name, source, pairs, rows, names, fingerprint, skipped, tally, shards, notes, unit_of(args))
 
 
 def _quotes(files: list[DataFile]) -> list[str]:
-    """What the quotes in .tsv files were taken for: by their own content, so it may differ from file to file."""
-    kinds = {file.quoting: file for file in files if file.path.name.removesuffix(".gz").endswith(".tsv")}
+    """What quotes were taken for by a file's own content, so that it may differ from file to file."""
+    kinds = {file.form.quoting: file for file in files if len(file.form.delimiter) == 1 and file.form.delimiter != ","}
     return [f"{file.path.name}: {QUOTES[kind]}" for kind, file in kinds.items() if kind]
 
 
@@ -136,7 +138,7 @@ def _file_pairs(
         """Without a limit."""
         for file in files:
             file.check()
-            rows = read_rows(file.path, file.quoting or "none")
+            rows = read_rows(file.path, file.form)
             yield from checked(rows, [] if skipped is None else skipped, rules._replace(class_names=file.ids))
             file.check()
 

@@ -15,9 +15,10 @@ from datasets.packaged_modules.cache.cache import Cache
 from recipe.arguments import DataArguments
 from recipe.data.data_files import FEATURES
 from recipe.data.pairs import RowRules, checked, names_of_ids
-from recipe.data.splits import AnyDataset, Split, writing_arrow
+from recipe.data.splits import AnyDataset, Split, unit_of, writing_arrow
 from recipe.errors import UserError
 from recipe.process.progress import told_while_it_lasts
+from recipe.rows.columns import Columns, offer
 from recipe.system.hub import patiently, require_hub
 
 
@@ -29,18 +30,20 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     """
     source = " ".join(filter(None, [args.dataset_name, args.dataset_config_name, name]))
     rows, fingerprint = _load(args, name)
-    feature = (rows.features or {}).get("label")
+    columns = Columns.of(args)
+    feature = (rows.features or {}).get(columns.label)
     classes: Sequence[str] | None = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     names = list(args.label_names or classes or ["0", "1"])
     classes = names_of_ids(source, classes, names) if classes else None
-    rules = RowRules(names, name != "test", classes, skip=args.on_bad_row == "skip")
+    rules = RowRules(names, name != "test", classes, args.on_bad_row == "skip", columns)
     known = (rows.info.splits or {}).get(name)
     if known is not None and known.num_examples and not rules.skip:
         count = min(known.num_examples, known.num_examples if limit is None else limit)
         shards = _shards(args, rows)
         if count < known.num_examples:  # what is behind them is not read; of several shards each would be cut
             rows, shards = rows.take(count), 1
-        return Split(name, source, _pairs(rows, source, rules), count, names, fingerprint, shards=shards)
+        pairs = _pairs(rows, source, rules)
+        return Split(name, source, pairs, count, names, fingerprint, shards=shards, unit=unit_of(args))
     skipped: list[str] = []
     numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
     with told_while_it_lasts(f"reading {source}"):
@@ -49,7 +52,7 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     shards = _shards(args, rows)
     if count == limit:
         pairs, shards = pairs.take(count), 1
-    return Split(name, source, pairs, count, names, fingerprint, skipped, tally, shards)
+    return Split(name, source, pairs, count, names, fingerprint, skipped, tally, shards, unit=unit_of(args))
 
 
 def _shards(args: DataArguments, rows: AnyDataset) -> int:
@@ -79,9 +82,11 @@ def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
         rows = builder.as_streaming_dataset(split=name) if args.streaming else builder.as_dataset(split=name)
     except Exception as error:  # DatasetNotFoundError, ValueError, FileNotFoundError, ...: each says what is missing
         raise UserError(f"{flag}: {' '.join(str(error).split())[:200]}") from error
-    missing = {"sentence1", "sentence2"} - set(rows.column_names or ["sentence1", "sentence2"])
+    columns = Columns.of(args)
+    missing = set(columns.sentences) - set(rows.column_names or columns.sentences)
     if missing:
-        raise UserError(f"{flag}: no column {sorted(missing)[0]!r}; it has {', '.join(rows.column_names)}")
+        there = rows.column_names
+        raise UserError(f"{flag}: no column {sorted(missing)[0]!r}; it has {', '.join(there)}{offer(there, columns)}")
     # the revision, which the Hub and a copy of it have in common
     said = [builder.hash or str((builder.config.data_files or {}).get(name)), builder.config.name, name]
     return rows, hashlib.sha256("\n".join(said).encode()).hexdigest()

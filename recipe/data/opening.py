@@ -5,11 +5,9 @@ from pathlib import Path
 from recipe.arguments import DataArguments
 from recipe.data.data_files import open_files
 from recipe.data.hub_dataset import open_hub
-from recipe.data.split_files import SPLITS, check_shards, find_split, named_files
+from recipe.data.split_files import ARCHIVES, SPLITS, check_shards, find_split, named_files
 from recipe.data.splits import Split
 from recipe.errors import UserError
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def open_split(args: DataArguments, name: str) -> Split | None:
@@ -36,7 +34,7 @@ def _split_paths(args: DataArguments, name: str) -> list[Path]:
     named = getattr(args, f"{name}_file")
     if named is not None:
         return named_files(f"--{name}_file", named)
-    found = find_split(Path(args.data_dir), name) if args.data_dir else []
+    found = find_split(Path(args.data_dir), name, bool(args.data_format)) if args.data_dir else []
     check_shards(args.data_dir, found)
     return found
 
@@ -60,4 +58,5 @@ def _near_misses(args: DataArguments, name: str) -> list[str]:
     names = (*SPLITS[name], "val") if name == "validation" else SPLITS[name]
     there = sorted(path.name for path in Path(args.data_dir).iterdir())
     found = [each for each in there if each.lower().startswith(names) or each.lower().endswith(ARCHIVES)]
-    return [f"{', '.join(found[:3])[:120]} is there, whose name or form is not read"] if found else []
+    told = "whose name or form is not read (--data_format reads a table or JSON of any ending)"
+    return [f"{', '.join(found[:3])[:120]} is there, {told}"] if found else []

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from recipe.errors import BadRow, UserError
+from recipe.rows.columns import Columns, offer
 from recipe.rows.tables import TableRow
 
 UNLABELLED = -1
+WHOLE = re.compile("0|[1-9][0-9]{0,17}")
 HALF = re.compile("[\ud800-\udfff]")
 LONGEST = 1_000_000  # characters of a sentence; the tokenizer takes 0.5 kB for each
 # Categories that BERT's normaliser removes or that take no ink: controls, formats (zero-width space, BOM, soft hyphen),
@@ -27,12 +29,14 @@ class RowRules(NamedTuple):
         labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
         class_names: what a label that is a whole number stands for, where the data say so (a ClassLabel).
         skip: whether other rows are left out; else they are errors.
+        columns: where in a row its sentences, label and id are.
     """
 
     label_names: Sequence[str]
     labelled: bool
     class_names: Sequence[str] | None = None
     skip: bool = False
+    columns: Columns = Columns()
 
 
 def checked(rows: Iterator[tuple[str, Any]], skipped: list[str], rules: RowRules) -> Iterator[dict[str, Any]]:
@@ -50,7 +54,9 @@ def checked(rows: Iterator[tuple[str, Any]], skipped: list[str], rules: RowRules
 
 
 def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
-    """{sentence1, sentence2, label} out of one record, and its id, as JSON, where the record has one (id or idx).
+    """{sentence1, sentence2, label} out of one record, and its id, as JSON, where the record has one.
+
+    sentence2 is None where a row has one sentence.
 
     Args:
         where: "file:line", for the error.
@@ -60,16 +66,28 @@ def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
     """
     if isinstance(record, BadRow):
         raise record
+    columns = rules.columns
     if not isinstance(record, Mapping):
-        raise BadRow(f"{where}: an object with sentence1, sentence2 and label is expected, not {str(record)[:40]!r}")
-    pair: dict[str, Any] = {key: _sentence(where, key, record) for key in ("sentence1", "sentence2")}
-    pair["label"] = _label_id(where, record, rules)
-    ids = [json.dumps(record[key]) for key in ("id", "idx") if _is_id(record.get(key))]
+        wanted = ", ".join(columns.sentences)
+        raise BadRow(f"{where}: an object with {wanted} and {columns.label} is expected, not {str(record)[:40]!r}")
+    asked = columns.ids if len(columns.ids) == 1 and not rules.labelled else ()  # a name that was given
+    missing = next((key for key in (*columns.sentences, *asked) if key not in record), None)
+    if missing is not None:
+        raise _missing(where, missing, record, columns)
+    first, second = [*(_sentence(where, key, record) for key in columns.sentences), None][:2]
+    pair = {"sentence1": first, "sentence2": second, "label": _label_id(where, record, rules)}
+    ids = [_as_json(record, key) for key in columns.ids if _is_id(record.get(key))]
     return pair | ({"id": ids[0]} if ids else {})
 
 
 def _is_id(value: Any) -> bool:
     return (isinstance(value, (str, int)) and value != "") or (isinstance(value, float) and math.isfinite(value))
+
+
+def _as_json(record: Mapping[str, Any], key: str) -> str:
+    """An id; a whole number in a table, which has no other way to write one, is a number."""
+    value = record[key]
+    return value if isinstance(record, TableRow) and WHOLE.fullmatch(value) else json.dumps(value)
 
 
 def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
@@ -88,16 +106,16 @@ def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[
     )
 
 
-def _missing(where: str, key: str, record: Mapping[str, Any]) -> BadRow:
-    header = " (line 1 is read as the column names)" if isinstance(record, TableRow) else ""
-    if header and len(record) == 1:  # separated by something else
-        header = " (line 1 is read as the column names, between commas in a .csv file and tabs in a .tsv file)"
-    return BadRow(f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}{header}")
+def _missing(where: str, key: str, record: Mapping[str, Any], columns: Columns) -> BadRow:
+    header = " (line 1 is read as the column names, unless --column_names gives them)" * isinstance(record, TableRow)
+    if header and len(record) == 1:
+        header = " (between the column names in line 1 a comma is expected in .csv, a tab in .tsv, or --delimiter)"
+    return BadRow(
+        f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}{header}{offer(record, columns)}"
+    )
 
 
 def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
-    if key not in record:
-        raise _missing(where, key, record)
     value = record[key]
     if not isinstance(value, str):
         raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
@@ -116,18 +134,18 @@ def _seen(character: str) -> bool:
 
 
 def _label_id(where: str, record: Mapping[str, Any], rules: RowRules) -> int:
-    label_names, labelled, class_names, _ = rules
-    value = record.get("label")
+    label_names, labelled, class_names, _, columns = rules
+    value = record.get(columns.label)
     name = _label_name(value, label_names, class_names)
     if name in label_names:
         return label_names.index(name)
     if not labelled and (value is None or str(value) in ("-1", "")):
         return UNLABELLED
-    if "label" not in record:
-        raise _missing(where, "label", record)
+    if columns.label not in record:
+        raise _missing(where, columns.label, record, columns)
     expected = " or ".join(label_names) if len(label_names) < 6 else f"one of {len(label_names)} names"
     ways = "--label_names; --on_bad_row skip leaves such rows out"
-    raise BadRow(f"{where}: label is {value!r:.40}; {expected} is expected ({ways})")
+    raise BadRow(f"{where}: {columns.label} is {value!r:.40}; {expected} is expected ({ways})")
 
 
 def _label_name(value: Any, label_names: Sequence[str], class_names: Sequence[str] | None) -> str:

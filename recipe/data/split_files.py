@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recipe.errors import UserError
-from recipe.rows.readers import SUFFIXES
+from recipe.rows.forms import SUFFIXES
 
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 SHARD = re.compile(r"-(\d{1,5})-of-(\d{1,5})\b")
 
 
-def find_split(folder: Path, split: str) -> list[Path]:
+def find_split(folder: Path, split: str, any_suffix: bool = False) -> list[Path]:
     """The files of `split` in `folder`, under any of its names and suffixes: one, or shards (train-*.json) in order.
+
+    Args:
+        any_suffix: whether a file of another suffix, or of none, is one too (not an archive).
 
     Raises:
         UserError: the folder does not exist, or holds the split twice.
@@ -23,10 +27,17 @@ def find_split(folder: Path, split: str) -> list[Path]:
     stems = [(name, suffix + zipped) for name in SPLITS[split] for suffix in SUFFIXES for zipped in ("", ".gz")]
     found = [[folder / (name + suffix)] for name, suffix in stems if (folder / (name + suffix)).is_file()]
     found += filter(None, (sorted(folder.glob(f"{name}-*{suffix}")) for name, suffix in stems))
+    if any_suffix:
+        found += [[path] for path in sorted(folder.iterdir()) if path.is_file() and _is_any(path, SPLITS[split])]
     if len(found) > 1:
         both = " and ".join(paths[0].name for paths in found)
         raise UserError(f"--data_dir {folder}: {both} both hold the {split} split; name one with --{split}_file")
     return found[0] if found else []
+
+
+def _is_any(path: Path, names: Sequence[str]) -> bool:
+    plain = Path(path.name.removesuffix(".gz"))
+    return plain.stem in names and plain.suffix not in (*SUFFIXES, *ARCHIVES)
 
 
 def named_files(flag: str, value: str) -> list[Path]:

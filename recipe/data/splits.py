@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 
 import datasets
 
+from recipe.arguments import DataArguments
 from recipe.errors import RunError, UserError
+from recipe.rows.columns import Columns
 from recipe.system.hub import is_hubs
 
 AnyDataset: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
@@ -18,7 +20,8 @@ AnyDataset: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets
 class Split:
     """One split, opened: `pairs` has sentence1, sentence2, label (an id, UNLABELLED where there is none), and id.
 
-    The id is the row's own as JSON, None where it has none.
+    sentence2 is None throughout where rows are single sentences. The id is the row's own as JSON, None where it has
+    none.
     """
 
     name: str
@@ -31,15 +34,21 @@ class Split:
     label_counts: Counter[int] = field(default_factory=Counter)
     shards: int = 1  # into how many parts `pairs` can be divided without reading it
     notes: list[str] = field(default_factory=list)  # what was decided in reading it
+    unit: str = "pairs"  # or sentences
     examples: AnyDataset = None  # its pairs as tokens, once they are asked for
 
     def describe(self) -> str:
         """What it is, in a line."""
-        return "; ".join([f"{self.name}: {self.rows:,} pairs from {self.source}", *self.left_out(), *self.notes])
+        return "; ".join([f"{self.name}: {self.rows:,} {self.unit} from {self.source}", *self.left_out(), *self.notes])
 
     def left_out(self) -> list[str]:
         """How many rows were left out, and why the first; nothing where none was."""
         return [f"{len(self.skipped):,} bad rows left out, the first: {self.skipped[0]}"] if self.skipped else []
+
+
+def unit_of(args: DataArguments) -> str:
+    """What a row is."""
+    return "pairs" if len(Columns.of(args).sentences) == 2 else "sentences"
 
 
 def iterate(examples: AnyDataset) -> Iterator[dict[str, Any]]:

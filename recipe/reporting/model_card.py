@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from recipe.arguments import RecipeArguments
-from recipe.data.splits import Split, iterate
+from recipe.data.splits import Split, iterate, unit_of
 from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import by_name
 from recipe.file_names import CARD, FIGURES
@@ -93,6 +93,7 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
         "plan": format_plan(report.plan),
         "figures": FIGURES,
         "pairs": scored.split.rows if scored else 0,
+        "unit": unit_of(arguments.data),
         "rows": _rows(told) if scored else [],
         "mistakes": _mistakes(scored) if scored else None,
         "command": shlex.join(["python", *without_secrets(sys.argv)]),
@@ -110,14 +111,16 @@ def _name(arguments: RecipeArguments) -> str:
 def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
     """The Hub's metadata block; a local path is no repository, so it is not named as one."""
     base, data = arguments.model.name, arguments.data
+    in_pairs = unit_of(data) == "pairs"
+    ours = "sentence pairs" if in_pairs else "sentences"
     local = any([data.data_dir, data.train_file])
     scores = [("accuracy", "eval_accuracy"), ("f1", "eval_f1")] if report.metrics else []
     results = [
         EvalResult(
             task_type="text-classification",
-            task_name="Sentence pair classification",
+            task_name="Sentence pair classification" if in_pairs else "Sentence classification",
             dataset_type="local" if local else data.dataset_name,
-            dataset_name="sentence pairs" if local else data.dataset_config_name or data.dataset_name,
+            dataset_name=ours if local else data.dataset_config_name or data.dataset_name,
             dataset_split="validation",
             metric_type=kind,
             metric_value=round(report.metrics[key], 4),
@@ -131,7 +134,7 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
         base_model=None if Path(base).exists() else base,
         datasets=None if local else [data.dataset_name],
         metrics=["accuracy", "f1"],
-        tags=["sentence-pair-classification", "freeze-fine-tuning"],
+        tags=["sentence-pair-classification" if in_pairs else "sentence-classification", "freeze-fine-tuning"],
         model_name=_name(arguments) if results else None,
         eval_results=results or None,
     )

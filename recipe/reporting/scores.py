@@ -23,7 +23,7 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
         ("ROC AUC", _number(told["roc_auc"])),
         ("avg precision", _number(told["average_precision"])),
         ("calibration", f"{told['ece']:.4f} expected error"),
-        ("both orders", _orders(told)),
+        *_orders_row(told),
         *_threshold_row(told),
         *_against_row(told),
         ("speed", f"{told['samples_per_second']:,.0f} pairs a second"),
@@ -38,9 +38,12 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
     return "\n".join(lines)
 
 
-def _orders(told: dict[str, Any]) -> str:
+def _orders_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of pairs."""
+    if "order_consistency" not in told:
+        return []
     same = f"{told['order_consistency']:.4f} of the pairs are answered alike with the sentences swapped"
-    return f"{same}; the mean of both orders gets {told['both_orders_accuracy']:.4f}"
+    return [("both orders", f"{same}; the mean of both orders gets {told['both_orders_accuracy']:.4f}")]
 
 
 def _verdict(told: dict[str, Any]) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from recipe.errors import BadRow, UserError
+from recipe.rows.columns import Columns
+from recipe.rows.forms import Form
 from recipe.rows.json_rows import LONGEST_RECORD, array_rows, begins_array, decode_object
 from recipe.rows.tables import checked_header, quotes_enclose, table_rows
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF-8 of it"
 # What a file that is not UTF-8 may be, by its first bytes.
 MAGIC = {b"\xff\xfe": UTF16, b"\xfe\xff": UTF16, b"\x1f\x8b": "zipped: the name of such a file ends in .gz"}
@@ -23,66 +24,50 @@ MAGIC |= {b"PK": "an Excel file or a zip: a .csv or .parquet file is expected", 
 MAGIC |= {b"": "GBK: iconv -f GB18030 -t UTF-8 makes UTF-8 of it"}
 
 
-def read_rows(path: Path, csv_quoting: str = "auto") -> Iterator[tuple[str, Any]]:
+def read_rows(path: Path, form: Form) -> Iterator[tuple[str, Any]]:
     """The records of a file as ("file:line", record); a record that cannot be read is given as a BadRow.
 
-    Args:
-        csv_quoting: minimal, where quotes enclose a table's fields; none, where they are text; auto: `quoting_of`.
-
     Raises:
-        UserError: the file is missing, of an unknown kind, or broken beyond one row.
+        UserError: the file is missing, or broken beyond one row.
     """
-    suffix = _suffix(path)
-    quoting = quoting_of(path) if csv_quoting == "auto" else csv_quoting
-    with _reading(path) as file:
-        if suffix == ".parquet":
-            yield from _parquet_rows(path, file)
-        elif suffix in (".csv", ".tsv"):
-            lines = (_raise_if_bad(line) for _, line in _decoded(path, file))
-            yield from table_rows(path, lines, "\t" if suffix == ".tsv" else ",", quoting == "minimal")
-        else:
+    with _reading(path, form) as file:
+        if form.kind == "parquet":
+            yield from _parquet_rows(path, file, form.columns)
+        elif form.kind == "json":
             yield from _json_rows(path, file)
+        else:
+            lines = (_raise_if_bad(line) for _, line in _decoded(path, file))
+            yield from table_rows(path, lines, form)
 
 
-def quoting_of(path: Path) -> str | None:
-    """Whether quotes enclose a table's fields (minimal) or are text (none); None for no table, or one without quotes.
-
-    In a .csv file they enclose fields. In a .tsv file they may do either, which the file's own fields tell.
-    """
-    suffix = _suffix(path)
-    if suffix != ".tsv":
-        return "minimal" if suffix == ".csv" else None
+def with_quoting(path: Path, form: Form) -> Form:
+    """The form with a quoting that is not known decided by the file's own fields; empty where it has no quotes."""
+    if form.quoting != "auto":
+        return form
 
     def lines() -> Iterator[str]:
         """A pass over the file."""
-        with _reading(path) as file:
+        with _reading(path, form) as file:
             yield from (line for _, line in _decoded(path, file) if isinstance(line, str))
 
-    return {True: "minimal", False: "none", None: None}[quotes_enclose(lines)]
+    return form._replace(quoting={True: "minimal", False: "none", None: ""}[quotes_enclose(lines, form)])
 
 
-def class_names(path: Path) -> list[str] | None:
+def class_names(path: Path, form: Form) -> list[str] | None:
     """What the whole numbers in a Parquet file's label column stand for, where datasets has written that into it."""
-    if _suffix(path) != ".parquet":
+    if form.kind != "parquet":
         return None
     from pyarrow import ArrowException, parquet
 
-    with _reading(path) as file, contextlib.suppress(ArrowException, ValueError, KeyError, TypeError):
-        told = json.loads(parquet.read_schema(file).metadata[b"huggingface"])["info"]["features"]["label"]
+    with _reading(path, form) as file, contextlib.suppress(ArrowException, ValueError, KeyError, TypeError):
+        told = json.loads(parquet.read_schema(file).metadata[b"huggingface"])["info"]["features"][form.columns.label]
         if told.get("_type") == "ClassLabel":
             return list(map(str, told["names"]))
     return None
 
 
-def _suffix(path: Path) -> str:
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES:
-        raise UserError(f"{path}: a file ending in {', '.join(SUFFIXES)}, plain or .gz, is expected")
-    return suffix
-
-
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[IO[bytes]]:
+def _reading(path: Path, form: Form) -> Iterator[IO[bytes]]:
     """The file's bytes, unzipped; a zipped Parquet file, which is read from its end, by way of the disk.
 
     Raises:
@@ -94,7 +79,7 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
                 yield stack.enter_context(open(path, "rb"))
                 return
             file = cast(IO[bytes], stack.enter_context(gzip.GzipFile(path)))
-            if _suffix(path) == ".parquet":
+            if form.kind == "parquet":
                 plain = stack.enter_context(tempfile.TemporaryFile())
                 shutil.copyfileobj(file, plain, 1 << 20)
                 file = plain
@@ -146,14 +131,16 @@ def _raise_if_bad(line: str | BadRow) -> str:
     return line
 
 
-def _parquet_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(path: Path, file: IO[bytes], columns: Columns) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
     number = 0
     try:
         table = parquet.ParquetFile(file)
         names = checked_header(str(path), table.schema_arrow.names)
-        wanted = [name for name in names if name in ("sentence1", "sentence2", "label", "id", "idx")]
+        wanted = [name for name in names if name in (*columns.sentences, columns.label, *columns.ids)]
+        if not set(columns.sentences) <= set(wanted):  # an error that lists all of them
+            wanted = names
         # pyarrow's threads over a file of Python's can hang the exit (apache/arrow issue 50482)
         for batch in table.iter_batches(batch_size=1024, columns=wanted, use_threads=False):
             for record in batch.to_pylist():

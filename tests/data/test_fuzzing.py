@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from recipe.data.pairs import RowRules, checked
-from recipe.errors import UserError
-from recipe.rows.readers import BadRow, read_rows
-from tests.utils import QUICK
+from recipe.errors import BadRow, UserError
+from tests.utils import QUICK, rows_of
 
 KINDS = ["jsonl", "json", "csv", "tsv", "parquet"]
 some = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -50,7 +49,7 @@ def read(path, content, skip=False):
     """The pairs of a file, or the line that a user would see."""
     path.write_bytes(content)
     try:
-        return list(checked(read_rows(path), [], RowRules(["0", "1"], labelled=True, skip=skip)))
+        return list(checked(rows_of(path), [], RowRules(["0", "1"], labelled=True, skip=skip)))
     except UserError as error:
         message = str(error)
         assert str(path) in message
@@ -98,7 +97,7 @@ def test_a_damaged_file_is_an_error_or_differs_where_it_was_damaged(tmp_path, ki
 def test_a_bad_line_costs_no_other_row(tmp_path, rows, broken):
     path = tmp_path / "a.jsonl"
     path.write_bytes(encode("jsonl", rows) + b"}" + broken + b"\n" + encode("jsonl", rows))
-    records = [record for _, record in read_rows(path)]
+    records = [record for _, record in rows_of(path)]
     assert records[: len(rows)] == records[len(rows) + 1 :] == rows
     assert isinstance(records[len(rows)], BadRow)
     assert f"{path}:{len(rows) + 1}:" in str(records[len(rows)])

@@ -5,8 +5,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from recipe.errors import UserError
-from recipe.rows.readers import BadRow, read_rows
+from recipe.errors import BadRow, UserError
+from tests.utils import rows_of
 
 ROWS = [
     {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"},
@@ -33,7 +33,7 @@ def encode(kind):
 def test_every_format_gives_the_same_rows(tmp_path, kind, zipped):
     path = tmp_path / f"train.{kind}{'.gz' if zipped else ''}"
     path.write_bytes(gzip.compress(encode(kind)) if zipped else encode(kind))
-    assert [row for _, row in read_rows(path)] == ROWS
+    assert [row for _, row in rows_of(path)] == ROWS
 
 
 def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
@@ -42,9 +42,9 @@ def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     for indent in (None, 1):
         path.write_text("\ufeff" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-        assert [row for _, row in read_rows(path)] == rows
+        assert [row for _, row in rows_of(path)] == rows
     path.write_text(" [ ] ")
-    assert list(read_rows(path)) == []
+    assert list(rows_of(path)) == []
     for text, told in [
         ("[1,\n2 3]", ":2: not JSON: Expecting ','"),
         ("[1,\n]", ":2: not JSON: Expecting value"),
@@ -56,14 +56,14 @@ def test_an_array_is_read_an_element_at_a_time(tmp_path, monkeypatch):
     ]:
         path.write_text(text)
         with pytest.raises(UserError, match=told):
-            list(read_rows(path))
+            list(rows_of(path))
 
 
 def test_a_line_without_an_end_is_a_bad_row_and_is_not_held_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("recipe.rows.readers.LONGEST_RECORD", 1000)
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n' + bytes(3 << 20) + b'\n{"a": 2}\n' + bytes(999)))
-    first, bad, last, short = [row for _, row in read_rows(path)]
+    first, bad, last, short = [row for _, row in rows_of(path)]
     assert (first, last) == ({"a": 1}, {"a": 2})
     assert str(bad).startswith(f"{path}:2: the line has more than 1,000 bytes")
     assert isinstance(short, BadRow)
@@ -73,25 +73,25 @@ def test_many_keys_or_columns_are_checked_in_one_pass(tmp_path):
     path = tmp_path / "a.jsonl"
     keys = [f"k{number}" for number in range(200_000)]
     path.write_text("{" + ", ".join(f'"{key}": 0' for key in [*keys, keys[-1]]) + "}\n")
-    ((_, row),) = read_rows(path)
+    ((_, row),) = rows_of(path)
     assert "the key 'k199999' stands twice" in str(row)
     path = tmp_path / "a.csv"
     path.write_text(",".join([*keys, keys[-1]]) + "\n")
     with pytest.raises(UserError, match="the column 'k199999' stands twice"):
-        list(read_rows(path))
+        list(rows_of(path))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_bom_and_crlf_are_fine(tmp_path, kind):
     path = tmp_path / f"train.{kind}"
     path.write_bytes(b"\xef\xbb\xbf" + encode(kind).replace(b"\n", b"\r\n"))
-    assert [row for _, row in read_rows(path)] == ROWS
+    assert [row for _, row in rows_of(path)] == ROWS
 
 
 def test_rows_know_their_line(tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(b'sentence1,sentence2,label\n"two\nlines",b,0\nc,d,1\n')
-    assert [where for where, _ in read_rows(path)] == [f"{path}:2", f"{path}:4"]
+    assert [where for where, _ in rows_of(path)] == [f"{path}:2", f"{path}:4"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_bad_row_is_given_with_its_line_and_reading_goes_on(tmp_path, name, co
     path = tmp_path / name
     good = b'{"sentence1": "z"}\n' if name.endswith("jsonl") else b"x,y,1\n"
     path.write_bytes(content.rstrip(b"\n") + b"\n" + good)
-    records = [record for _, record in read_rows(path)]
+    records = [record for _, record in rows_of(path)]
     (bad,) = [record for record in records if isinstance(record, BadRow)]
     assert str(bad).startswith(f"{path}{told}")
     assert not isinstance(records[-1], BadRow)
@@ -131,6 +131,6 @@ def test_a_broken_file_is_an_error(tmp_path, name, content, told):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        list(read_rows(path))
+        list(rows_of(path))
     assert str(path) in str(error.value)
     assert told in str(error.value)

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import io
+import json
 
 import pandas
 import pytest
@@ -9,7 +10,9 @@ from recipe.arguments import DataArguments
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate
 from recipe.errors import UserError
-from recipe.rows.readers import quoting_of, read_rows
+from recipe.rows.forms import Form
+from recipe.rows.readers import with_quoting
+from tests.utils import rows_of
 
 PLAIN = [("花呗怎么还", "怎么还花呗", "1"), ("借呗额度", "额度怎么提", "0")]
 HARD = [*PLAIN, ('他说"可以"吗', '"花呗"', "1"), ("a\tb", "c,d", "0"), ("两\n行", '"', "1")]
@@ -32,8 +35,12 @@ def by_hand(rows):
     return "".join("\t".join(fields) + "\n" for fields in [NAMES, *rows]).encode()
 
 
+def quoting_of(path):
+    return with_quoting(path, Form.of(path, DataArguments())).quoting
+
+
 def read(path, quoting="auto"):
-    return [tuple(row.values()) for _, row in read_rows(path, quoting)]
+    return [tuple(row.values()) for _, row in rows_of(path, csv_quoting=quoting)]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -53,7 +60,7 @@ def read(path, quoting="auto"):
 def test_a_tsv_files_own_fields_tell_what_its_quotes_are(tmp_path, content, rows, quoting, zipped):
     path = tmp_path / ("a.tsv.gz" if zipped else "a.tsv")
     path.write_bytes(gzip.compress(content) if zipped else content)
-    assert quoting_of(path) == quoting
+    assert quoting_of(path) == (quoting or "")
     assert read(path) == rows
 
 
@@ -84,16 +91,19 @@ def test_csv_quoting_settles_it_and_what_was_decided_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"a\tb\t1\nc\td\t0\n", r":2: no 'sentence1' among the keys a, b, 1 \(line 1 is read as the column names\)"),
+        (
+            b"a\tb\t1\nc\td\t0\n",
+            r":2: no 'sentence1' among the keys a, b, 1 \(line 1 is read as the column names, unless --column_names",
+        ),
         (
             b"sentence1,sentence2,label\na,b,1\n",
-            r":2: no 'sentence1' .* between commas in a .csv file and tabs in a .tsv",
+            r":2: no 'sentence1' .* in line 1 a comma is expected in .csv, a tab in .tsv, or --delimiter",
         ),
         (
             b"sentence1\tsentence2\ra\tb\r",
             r":1: not a TSV row: a carriage return alone; .* in a line feed are expected$",
         ),
-        (b"1\ta\t1\nc\td\t0\n", r":1: the column '1' stands twice; .* \(line 1 is read as the column names\)"),
+        (b"1\ta\t1\nc\td\t0\n", r":1: the column '1' stands twice; .* \(line 1 is read as them, unless --column_names"),
     ],
 )
 def test_a_file_without_a_header_is_told_that_line_1_was_read_as_one(tmp_path, content, told):
@@ -106,7 +116,7 @@ def test_a_file_without_a_header_is_told_that_line_1_was_read_as_one(tmp_path, c
 def test_what_excel_leaves_of_emptied_rows_and_columns_is_neither(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("sentence1,sentence2,label,,\na,b,1,,\n,,,,\nc,d,0,,\n,,,,\n,,,,\n")
-    rows = list(read_rows(path))
+    rows = list(rows_of(path))
     assert [where.rpartition(":")[2] for where, _ in rows] == ["2", "3", "4"]
     assert [row["sentence1"] for _, row in rows] == ["a", "", "c"]  # a row between others is one, and empty
 
@@ -114,4 +124,51 @@ def test_what_excel_leaves_of_emptied_rows_and_columns_is_neither(tmp_path):
 def test_a_column_of_ids_is_numbers_where_it_holds_numbers(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,sentence1,sentence2\n2950,a,b\n007,c,d\nq-1,e,f\n")
-    assert [row["id"] for _, row in read_rows(path)] == [2950, "007", "q-1"]
+    split = open_split(DataArguments(test_file=str(path)), "test")
+    assert [json.loads(pair["id"]) for pair in iterate(split.pairs)] == [2950, "007", "q-1"]
+
+
+ROWS = [["花呗怎么还", "怎么还花呗", "1"], ["借呗额度", "额度怎么提", "0"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "flags"),
+    [
+        ("a.txt", "\t", {"data_format": "tsv"}),
+        ("a.data", ",", {"data_format": "csv"}),
+        ("a.csv", "\t", {"data_format": "tsv"}),
+        ("a.csv", "\t", {"delimiter": "tab"}),
+        ("a.csv", "\t", {"delimiter": "\\t"}),
+        ("a.csv", "\t", {"delimiter": "\t"}),
+        ("a.tsv", "|", {"delimiter": "|"}),
+        ("a.txt", "_!_", {"data_format": "csv", "delimiter": "_!_"}),
+        ("a", "||", {"data_format": "csv", "delimiter": "||"}),
+    ],
+)
+def test_a_table_of_any_name_and_delimiter_with_a_header_or_without(tmp_path, name, delimiter, flags):
+    path = tmp_path / name
+    path.write_text("".join(delimiter.join(fields) + "\n" for fields in [NAMES, *ROWS]), encoding="utf-8")
+    assert [list(row.values()) for _, row in rows_of(path, **flags)] == ROWS
+    path.write_text("\n" + "".join(delimiter.join(fields) + "\n" for fields in ROWS), encoding="utf-8-sig")
+    read = list(rows_of(path, **flags, column_names="a, b,c"))
+    assert [list(row) for _, row in read] == [["a", "b", "c"]] * 2
+    assert [list(row.values()) for _, row in read] == ROWS
+    assert [where for where, _ in read] == [f"{path}:2", f"{path}:3"]
+
+
+def test_a_table_without_a_header_may_be_without_its_labels(tmp_path):
+    path, args = tmp_path / "a.tsv", {"column_names": "label,sentence1,sentence2"}
+    path.write_text("花呗怎么还\t怎么还花呗\n借呗\t额度\n一\t二\t三\n", encoding="utf-8")
+    *rows, bad = [row for _, row in rows_of(path, **args)]
+    assert rows[1] == {"sentence1": "借呗", "sentence2": "额度"}
+    assert str(bad).startswith(f"{path}:3: 3 fields under 2 column names")
+    with pytest.raises(UserError, match=r"a.tsv:1: no 'label' among the keys sentence1, sentence2"):
+        open_split(DataArguments(train_file=str(path), **args), "train")
+
+
+def test_quotes_of_a_table_without_a_header_are_told_by_its_fields(tmp_path):
+    path = tmp_path / "a.txt"
+    flags = {"data_format": "tsv", "column_names": "sentence1,sentence2,label"}
+    for rows, written in ((HARD, by_pandas(HARD)), (LONE, by_hand(LONE)), (LONE[2:], by_hand(LONE[2:]))):
+        path.write_bytes(written.partition(b"\n")[2])
+        assert [tuple(row.values()) for _, row in rows_of(path, **flags)] == rows
