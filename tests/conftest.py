@@ -1,5 +1,6 @@
 """A tiny BERT and a few dozen pairs, made once a session; no test reaches a network."""
 
+import gc
 import os
 import tempfile
 
@@ -23,11 +24,16 @@ from recipe.data.splits import iterate_batches
 from recipe.model.base_model import open_base
 from recipe.model.freezing import freeze
 from recipe.model.loading import load_model
-from tests.utils import make_pairs, make_tiny_model, write_jsonl
+from tests.utils import make_pairs, make_tiny_model, spend_little, write_jsonl
 
-torch.set_num_threads(1)
+spend_little()
 
-torch.set_num_threads(1)  # the tests share the cores between them; threads of tiny operations would only wait
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage():
+    """Each run of a Trainer collects garbage, which would walk all that the libraries have made when imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +69,7 @@ def arguments(tiny_model, pairs_dir, tmp_path):
             "output_dir": tmp_path / "run",
             "use_cpu": "true",
             "bf16": "false",  # so that a test asks for the same digits on every processor
+            "prefix_compute_dtype": "float32",  # likewise
             "model_card": "false",
             "prefix_cache_dir": tmp_path / "cache",
         }

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from tests.utils import ROOT
+from tests.utils import ROOT, spend_little
 
 
 def free_port():
@@ -104,7 +103,7 @@ def _run_rank(env, folder, words, log, prepare):
     import run_freeze
     from recipe.process.exiting import exit_on_error
 
-    torch.set_num_threads(1)
+    spend_little()
     if prepare is not None:
         prepare()
     exit_on_error(run_freeze.main)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -10,12 +11,20 @@ from hypothesis import HealthCheck, settings
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from recipe.arguments import DataArguments
+from recipe.cache import key
 from recipe.rows.forms import Form
 from recipe.rows.readers import read_rows, with_quoting
 
 ROOT = Path(__file__).parents[1]
 
 CHARACTERS = "我你他的花呗借还款怎么提前能不吗什时候可以额度开通关闭信用卡账单分期利息手机号换"
+
+
+def spend_little():
+    """Have this process wait for nothing that no test can see."""
+    torch.set_num_threads(1)  # the tests share the cores between them; threads of tiny operations would only wait
+    os.fsync = lambda handle: None  # what a disk keeps when power is lost is simulated in tests/power_loss.py
+    key.WIDTH = 32  # the tiny model's own: batches as full as those of BERT-base, and not 24 times as many pairs
 
 
 def make_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
