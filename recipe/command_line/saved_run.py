@@ -70,10 +70,10 @@ def _types(path: Path) -> dict[str, Any]:
     A type that this machine does not compute in is left to its default.
     """
     try:
-        told = read_json(path, {"arguments": {"training": {"bf16?": bool, "per_device_eval_batch_size?": int}}})
+        record = read_json(path, {"arguments": {"training": {"bf16?": bool, "per_device_eval_batch_size?": int}}})
     except Damaged:
         return {}
-    training = told["arguments"]["training"]
+    training = record["arguments"]["training"]
     types = {name: training[name] for name in ("bf16", "per_device_eval_batch_size") if name in training}
     if types.get("bf16") and not (torch.accelerator.is_available() or multiplies_in_bfloat16("cpu")):
         del types["bf16"]

@@ -118,13 +118,13 @@ def open_labelled(arguments: RecipeArguments) -> Split:
 def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers) -> dict[str, Any]:
     """Accuracy at the threshold that an earlier evaluation chose on the validation split; a split's own is no score."""
     try:
-        told = read_json(folder / SCORES, {"eval_best_threshold?": float})
+        before = read_json(folder / SCORES, {"eval_best_threshold?": float})
     except Missing:
         return {}
     except Damaged as damage:
         say(args, f"note: the threshold that validation chose is not known: {damage}")
         return {}
-    threshold = told.get("eval_best_threshold")
+    threshold = before.get("eval_best_threshold")
     if threshold is None:
         return {}
     at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)

@@ -125,8 +125,8 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
         write_out(lines)
         return
     write_text(folder / PREDICTIONS, "".join(lines))
-    told = "; ".join([split.source, *split.left_out(), *split.notes])
-    say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} {split.unit} of {told}")
+    what = "; ".join([split.source, *split.left_out(), *split.notes])
+    say(args, f"predictions     {folder / PREDICTIONS}: {len(lines):,} {split.unit} of {what}")
     say(args, f"speed           {len(lines) / answers.seconds:,.0f} {split.unit} a second")
     if (answers.labels == UNLABELLED).any():
         say(args, _submit(folder / submission_name(arguments.data), split, answers, ids))

@@ -27,26 +27,26 @@ class Listed(NamedTuple):
 
     Attributes:
         size: of its files, in bytes.
-        told: its manifest; None for what is being written, or was when its writer died.
+        manifest: what it says of the cache; None for what is being written, or was when its writer died.
         pairs: whose states it has.
         seconds: of encoding, that finding all of it again saves.
     """
 
     folder: Path
     size: int
-    told: dict[str, Any] | None = None
+    manifest: dict[str, Any] | None = None
     pairs: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
         """A line of the list."""
-        if self.told is None:
+        if self.manifest is None:
             what = "unfinished"
-        elif "store" not in self.told:
-            what = f"of an earlier release, which nothing reads any more; {self.told['source']}"
+        elif "store" not in self.manifest:
+            what = f"of an earlier release, which nothing reads any more; {self.manifest['source']}"
         else:
-            what = f"depth {self.told['depth']}, {self.told['dtype']}, {self.pairs:,} pairs, encoded in "
-            what += f"{self.seconds:.0f} s, first for {self.told['source']}"
+            what = f"depth {self.manifest['depth']}, {self.manifest['dtype']}, {self.pairs:,} pairs, encoded in "
+            what += f"{self.seconds:.0f} s, first for {self.manifest['source']}"
         return f"{self.folder.name[:12]}  {self.size / 1e6:>9,.1f} MB  {what}"
 
 
@@ -55,10 +55,10 @@ def list_caches(directory: Path) -> Iterator[Listed]:
     for folder in sorted(directory.glob("*")):
         if is_ours(folder):
             try:
-                told = read_json(folder / MANIFEST, (SHAPE, OLD_SHAPE))
-                blocks = list(read_blocks(folder)) if "store" in told else []
+                manifest = read_json(folder / MANIFEST, (SHAPE, OLD_SHAPE))
+                blocks = list(read_blocks(folder)) if "store" in manifest else []
                 pairs = sum(len(block.hashes) for block in blocks)
-                yield Listed(folder, size_of(folder), told, pairs, sum(block.seconds for block in blocks))
+                yield Listed(folder, size_of(folder), manifest, pairs, sum(block.seconds for block in blocks))
             except (OSError, Damaged):  # gone meanwhile, or another program's
                 continue
     for folder in unfinished_folders(directory):
@@ -73,9 +73,9 @@ def prune(directory: Path, older_than_days: float) -> tuple[int, int]:
     """
     before, used = sum(each.size for each in list_caches(directory)), 0
     remove_orphans(directory)
-    for folder, _, told, *_ in list(list_caches(directory)):
-        old = time.time() - (folder / MANIFEST).stat().st_mtime >= older_than_days * 86400 if told else True
-        if old and (told is None or not remove_cache(folder)):
+    for folder, _, manifest, *_ in list(list_caches(directory)):
+        old = time.time() - (folder / MANIFEST).stat().st_mtime >= older_than_days * 86400 if manifest else True
+        if old and (manifest is None or not remove_cache(folder)):
             used += 1
     return before - sum(each.size for each in list_caches(directory)), used
 
@@ -98,8 +98,8 @@ def main() -> None:
 def _list_or_prune(action: str, directory: Path, older_than_days: float) -> None:
     if action == "prune":
         freed, used = prune(directory, older_than_days)
-        told = f"; {used} in use or not to be removed" if used else ""
-        print(f"freed {freed / 1e6:,.0f} MB in {directory}{told}")
+        left = f"; {used} in use or not to be removed" if used else ""
+        print(f"freed {freed / 1e6:,.0f} MB in {directory}{left}")
         return
     listed = list(list_caches(directory))
     for each in listed:

@@ -95,9 +95,9 @@ def _kind(name: str, values: dict[str, Any]) -> str:
     if kind is None and all(key in values for key in SHAPE) and all(each.startswith("Bert") for each in architectures):
         kind = "bert"
     if kind not in KINDS:
-        told = "a model without model_type" if kind is None else f"a {kind} model"
+        found = "a model without model_type" if kind is None else f"a {kind} model"
         raise UserError(
-            f"--model_name_or_path {name}: {told}; a BERT, ERNIE or ELECTRA checkpoint is expected, such as {WORKING}"
+            f"--model_name_or_path {name}: {found}; a BERT, ERNIE or ELECTRA checkpoint is expected, such as {WORKING}"
         )
     for key, usual in (("position_embedding_type", "absolute"), ("quantization_config", None)):
         if values.get(key) not in (None, usual):
@@ -167,8 +167,8 @@ def reading(name: str, part: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # torn files fail in as many ways as there are formats
         reason = " ".join(str(error).split())[:160]
-        told = f"{part} cannot be loaded: {type(error).__name__}: {reason}"
-        raise UserError(f"--model_name_or_path {name}: {told}") from error
+        problem = f"{part} cannot be loaded: {type(error).__name__}: {reason}"
+        raise UserError(f"--model_name_or_path {name}: {problem}") from error
 
 
 def readable_labels(names: list[str]) -> list[str]:

@@ -26,9 +26,9 @@ def describe_processes(processes: int, device: str, threads: int, gpus: int, env
         threads: of each process.
         gpus: that are visible to this process.
     """
-    told = f"processes: {processes}, on {device} with {threads} {'thread' if threads == 1 else 'threads'}"
+    line = f"processes: {processes}, on {device} with {threads} {'thread' if threads == 1 else 'threads'}"
     if processes == 1 and device == "cuda" and gpus > 1:
-        return f"{told}; one of {gpus} GPUs is used: accelerate launch run_freeze.py uses all"
+        return f"{line}; one of {gpus} GPUs is used: accelerate launch run_freeze.py uses all"
     if processes == 1 and environment.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
-        return f"{told}; accelerate launch --cpu starts one only: docs/scaling.md says how to start more"
-    return told
+        return f"{line}; accelerate launch --cpu starts one only: docs/scaling.md says how to start more"
+    return line

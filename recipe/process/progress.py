@@ -63,7 +63,7 @@ class Progress:
     def __init__(self, args: TrainingArguments, total: int, what: str, unit: str, done: int = 0) -> None:
         self.args, self.total, self.what, self.unit = args, total, shown(what), unit
         self.first = self.done = done
-        self.started = self.told = time.perf_counter()
+        self.started = self.last_line = time.perf_counter()
         self.bar: tqdm | None = None
         if args.process_index == 0 and not args.disable_tqdm and sys.stderr.isatty():
             self.bar = tqdm(
@@ -89,8 +89,8 @@ class Progress:
             self.bar.update(count)
             return
         now = time.perf_counter()
-        if before * 10 // self.total < self.done * 10 // self.total < 10 and now - self.told > LINE_SECONDS:
-            self.told = now
+        if before * 10 // self.total < self.done * 10 // self.total < 10 and now - self.last_line > LINE_SECONDS:
+            self.last_line = now
             rate = (self.done - self.first) / (now - self.started)
             left = (self.total - self.done) / rate
             speed = f"{1 / rate:.2f} s a {self.unit}" if rate < 10 else f"{rate:,.0f} {self.unit}s a second"

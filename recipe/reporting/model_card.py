@@ -78,7 +78,7 @@ def _environment() -> Environment:
 
 def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | None) -> dict[str, Any]:
     """What the template's names stand for."""
-    base, identity, told = arguments.model.name, report.identity, by_name(report.metrics)
+    base, identity, scores = arguments.model.name, report.identity, by_name(report.metrics)
     data = [(f"{name} data", value) for name, value in identity.get("data", {}).items()]
     weights = [(f"{part} weights, as loaded", value) for part, value in identity.get("weights", {}).items()]
     return {
@@ -86,15 +86,15 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
         "name": _name(arguments),
         "base": Path(base).name if Path(base).exists() else base,
         "frozen": 1 - report.plan.trainable / report.plan.parameters,
-        "scores": told,
-        "beats_majority": bool(told)
-        and told["accuracy"] > told["majority_baseline"]
-        and told["majority_p_value"] < 0.05,
+        "scores": scores,
+        "beats_majority": bool(scores)
+        and scores["accuracy"] > scores["majority_baseline"]
+        and scores["majority_p_value"] < 0.05,
         "plan": format_plan(report.plan),
         "figures": FIGURES,
         "pairs": scored.split.rows if scored else 0,
         "unit": unit_of(arguments.data),
-        "rows": _rows(told) if scored else [],
+        "rows": _rows(scores) if scored else [],
         "mistakes": _mistakes(scored) if scored else None,
         "command": shlex.join(["python", *without_secrets(sys.argv)]),
         "report": report,
@@ -141,11 +141,11 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
     return str(card.to_yaml())
 
 
-def _rows(told: dict[str, Any]) -> list[tuple[str, float | None]]:
-    rows = [(title, told[name]) for name, title in SCORES.items()]
-    if "best_threshold" in told:
-        at = f"accuracy at {format_threshold(told['best_threshold'])}, a threshold chosen on these very pairs"
-        rows.append((at, told["accuracy_at_best_threshold"]))
+def _rows(scores: dict[str, Any]) -> list[tuple[str, float | None]]:
+    rows = [(title, scores[name]) for name, title in SCORES.items()]
+    if "best_threshold" in scores:
+        at = f"accuracy at {format_threshold(scores['best_threshold'])}, a threshold chosen on these very pairs"
+        rows.append((at, scores["accuracy_at_best_threshold"]))
     return rows
 
 

@@ -24,8 +24,8 @@ from recipe.training.feeding import Prepared, sorted_pairs
 from recipe.training.trainer import FreezeTrainer
 
 OTHERS = (RESULTS, "train_results.json", SCORES, STATE, CARD, *FIGURES)
-TOLD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, "model_sha256": str}
-TOLD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
+RECORD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, "model_sha256": str}
+RECORD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
 
 
 def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> list[str]:
@@ -35,14 +35,14 @@ def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> l
         made: whose model is given the weights that the run ended with.
     """
     args, folder = arguments.training, arguments.training.folder
-    told = from_first_rank(args, lambda: _read(folder))
-    if told is None:
+    record = from_first_rank(args, lambda: _read(folder))
+    if record is None:
         return []
-    names = from_first_rank(args, lambda: _missing(folder, told, bool(args.model_card)))
+    names = from_first_rank(args, lambda: _missing(folder, record, bool(args.model_card)))
     if not names:
         return []
     say(args, f"{folder}: of the finished run {', '.join(names)} {'is' if len(names) == 1 else 'are'} made again")
-    _recall(report, told)
+    _recall(report, record)
     made.model.load_state_dict(from_first_rank(args, lambda: load_file(folder / MODEL)))
     pairs = sorted_pairs(made.splits[1]) if len(made.splits) > 1 else None
     trainer = build_trainer(args, made.model, made.tokenizer, eval_dataset=pairs)
@@ -63,16 +63,16 @@ def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> l
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
-        told: dict[str, Any] = read_json(folder / RUN, TOLD)
+        record: dict[str, Any] = read_json(folder / RUN, RECORD)
     except Damaged:  # of a run before its files were recorded
         return None
-    return told
+    return record
 
 
-def _missing(folder: Path, told: dict[str, Any], card: bool) -> list[str]:
+def _missing(folder: Path, record: dict[str, Any], card: bool) -> list[str]:
     """What is to be made again; the card whole, and asked for now even where it was not then."""
-    scored = bool(told["results"]["eval"])
-    expected = {name for name in told["files"] if name not in (CARD, *FIGURES, MODEL)}
+    scored = bool(record["results"]["eval"])
+    expected = {name for name in record["files"] if name not in (CARD, *FIGURES, MODEL)}
     missing = set(missing_files(folder, sorted(expected)))
     if SCORES in missing:
         missing.add(RESULTS)
@@ -96,13 +96,14 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     return log
 
 
-def _recall(report: RunReport, told: dict[str, Any]) -> None:
+def _recall(report: RunReport, record: dict[str, Any]) -> None:
     """What the run reported when it ended."""
-    report.train_metrics, report.metrics = told["results"]["train"], told["results"]["eval"]
-    report.prefix = told.get("prefix", {})
-    report.is_best, report.model_sha256, report.files = told["results"]["best"], told["model_sha256"], told["files"]
+    report.train_metrics, report.metrics = record["results"]["train"], record["results"]["eval"]
+    report.prefix = record.get("prefix", {})
+    report.is_best, report.model_sha256 = record["results"]["best"], record["model_sha256"]
+    report.files = record["files"]
     for part in ("encode", "train", "eval", "total"):
-        setattr(report, f"{part}_seconds", told[f"{part}_seconds"])
+        setattr(report, f"{part}_seconds", record[f"{part}_seconds"])
 
 
 def _write(arguments: RecipeArguments, trainer: FreezeTrainer, report: RunReport, names: list[str]) -> None:

@@ -9,57 +9,57 @@ from recipe.process.text import shown
 
 def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: list[str]) -> str:
     """The table of a saved model's scores."""
-    told = by_name(metrics)
-    counts = told["confusion_matrix"]
-    interval = f"95 % interval {told['accuracy_low']:.4f} to {told['accuracy_high']:.4f}"
+    scores = by_name(metrics)
+    counts = scores["confusion_matrix"]
+    interval = f"95 % interval {scores['accuracy_low']:.4f} to {scores['accuracy_high']:.4f}"
     rows = [
         ("model", model.model_name_or_path),
-        ("pairs", f"{sum(map(sum, counts)):,} of {told['source']} ({told['split']})"),
-        ("accuracy", f"{told['accuracy']:.4f}  ({interval})"),
-        ("majority", f"{told['majority_baseline']:.4f}{_verdict(told)}"),
-        ("loss", f"{told['loss']:.4f}"),
-        ("F1", f"{told['f1']:.4f}"),
-        ("MCC", f"{told['mcc']:.4f}"),
-        ("ROC AUC", _number(told["roc_auc"])),
-        ("avg precision", _number(told["average_precision"])),
-        ("calibration", f"{told['ece']:.4f} expected error"),
-        *_orders_row(told),
-        *_threshold_row(told),
-        *_against_row(told),
-        ("speed", f"{told['samples_per_second']:,.0f} pairs a second"),
+        ("pairs", f"{sum(map(sum, counts)):,} of {scores['source']} ({scores['split']})"),
+        ("accuracy", f"{scores['accuracy']:.4f}  ({interval})"),
+        ("majority", f"{scores['majority_baseline']:.4f}{_verdict(scores)}"),
+        ("loss", f"{scores['loss']:.4f}"),
+        ("F1", f"{scores['f1']:.4f}"),
+        ("MCC", f"{scores['mcc']:.4f}"),
+        ("ROC AUC", _number(scores["roc_auc"])),
+        ("avg precision", _number(scores["average_precision"])),
+        ("calibration", f"{scores['ece']:.4f} expected error"),
+        *_orders_row(scores),
+        *_threshold_row(scores),
+        *_against_row(scores),
+        ("speed", f"{scores['samples_per_second']:,.0f} pairs a second"),
     ]
     lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
     names = [shown(name) for name in names]
     head = ["answered", *names, "precision", "recall", "F1"]
     lines.append("confusion       " + "".join(f"{name:>10.10}" for name in head))
-    for name, row, of in zip(names, counts, told["by_class"], strict=True):
+    for name, row, of in zip(names, counts, scores["by_class"], strict=True):
         scores = "".join(f"{of[key]:>10.4f}" for key in ("precision", "recall", "f1"))
         lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row) + scores)
     return "\n".join(lines)
 
 
-def _orders_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+def _orders_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
     """Of pairs."""
-    if "order_consistency" not in told:
+    if "order_consistency" not in scores:
         return []
-    same = f"{told['order_consistency']:.4f} of the pairs are answered alike with the sentences swapped"
-    return [("both orders", f"{same}; the mean of both orders gets {told['both_orders_accuracy']:.4f}")]
+    same = f"{scores['order_consistency']:.4f} of the pairs are answered alike with the sentences swapped"
+    return [("both orders", f"{same}; the mean of both orders gets {scores['both_orders_accuracy']:.4f}")]
 
 
-def _verdict(told: dict[str, Any]) -> str:
-    if told["accuracy"] <= told["majority_baseline"]:
+def _verdict(scores: dict[str, Any]) -> str:
+    if scores["accuracy"] <= scores["majority_baseline"]:
         return "  the model does NOT beat it"
-    test = f"  (McNemar p = {told['majority_p_value']:.3g} on the same pairs)"
-    return test if told["majority_p_value"] < 0.05 else f"{test}: the model is not shown to beat it"
+    test = f"  (McNemar p = {scores['majority_p_value']:.3g} on the same pairs)"
+    return test if scores["majority_p_value"] < 0.05 else f"{test}: the model is not shown to beat it"
 
 
-def _threshold_row(told: dict[str, Any]) -> list[tuple[str, str]]:
+def _threshold_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
     """Accuracy at a threshold other than 0.5, where it is a score, or said to be none."""
-    if "validation_threshold" in told:
-        at, threshold = told["accuracy_at_validation_threshold"], told["validation_threshold"]
+    if "validation_threshold" in scores:
+        at, threshold = scores["accuracy_at_validation_threshold"], scores["validation_threshold"]
         return [("threshold", f"{at:.4f} at {format_threshold(threshold)}, which validation chose")]
-    if told["split"] == "validation" and "best_threshold" in told:
-        at, threshold = told["accuracy_at_best_threshold"], told["best_threshold"]
+    if scores["split"] == "validation" and "best_threshold" in scores:
+        at, threshold = scores["accuracy_at_best_threshold"], scores["best_threshold"]
         return [
             ("threshold", f"{at:.4f} at {format_threshold(threshold)}, chosen on these very pairs; all else is at 0.5")
         ]
@@ -71,10 +71,10 @@ def format_threshold(value: float) -> str:
     return "above 1 (label 1 is never answered)" if value > 1 else f"{value:.3f}"
 
 
-def _against_row(told: dict[str, Any]) -> list[tuple[str, str]]:
-    if "mcnemar" not in told:
+def _against_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
+    if "mcnemar" not in scores:
         return []
-    test = told["mcnemar"]
+    test = scores["mcnemar"]
     alone = f"right alone {test['only_first_right']:,} : {test['only_second_right']:,}"
     points, low, high = (100 * test[key] for key in ("difference", "difference_low", "difference_high"))
     gain = f"{points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"

@@ -44,8 +44,8 @@ def meeting(seconds: float = 15.0) -> Iterator[None]:
         RunError: they did not find each other.
     """
     place = {name: os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    told = "process {RANK} of {WORLD_SIZE}, which meet at {MASTER_ADDR}:{MASTER_PORT}".format_map(place)
-    wait = f"{told}, waits for the others; where no launcher started it: unset RANK WORLD_SIZE LOCAL_RANK\n"
+    who = "process {RANK} of {WORLD_SIZE}, which meet at {MASTER_ADDR}:{MASTER_PORT}".format_map(place)
+    wait = f"{who}, waits for the others; where no launcher started it: unset RANK WORLD_SIZE LOCAL_RANK\n"
     timer = threading.Timer(seconds, lambda: sys.stderr.write(wait) and None)
     timer.daemon = True
     if place["WORLD_SIZE"] not in ("?", "1"):
@@ -53,7 +53,7 @@ def meeting(seconds: float = 15.0) -> Iterator[None]:
     try:
         yield
     except torch.distributed.DistError as error:
-        raise RunError(f"{told}: {one_line(error)}; a free port is named by --main_process_port") from error
+        raise RunError(f"{who}: {one_line(error)}; a free port is named by --main_process_port") from error
     finally:
         timer.cancel()
 
@@ -87,18 +87,18 @@ def together(args: TrainingArguments, find: Callable[[], T], *kinds: type[Except
         UserError, or one of `kinds`: with the machine's name before it where it is not the first rank's.
     """
     value, failure = None, None
-    told_to_all: tuple[type[Exception], ...] = (UserError, *kinds)
+    kinds_for_all: tuple[type[Exception], ...] = (UserError, *kinds)
     try:
         value = find()
-    except told_to_all as error:
+    except kinds_for_all as error:
         if args.world_size == 1:
             raise
         place = "" if args.process_index == 0 else f"on {socket.gethostname()}: "
-        kind = next(number for number, each in enumerate(told_to_all) if isinstance(error, each))
+        kind = next(number for number, each in enumerate(kinds_for_all) if isinstance(error, each))
         failure = kind, f"{place}{getattr(error, 'strerror', None) or error}"
-    for told in from_all_ranks(args, failure):
-        if told is not None:
-            raise told_to_all[told[0]](told[1])
+    for failed in from_all_ranks(args, failure):
+        if failed is not None:
+            raise kinds_for_all[failed[0]](failed[1])
     return cast(T, value)
 
 

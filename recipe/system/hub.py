@@ -36,16 +36,16 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
     if constants.HF_HUB_OFFLINE:
         if cached:
             return False
-        told = "HF_HUB_OFFLINE is set and there is no whole copy in the cache"
-        told += " (a run with --no_streaming leaves one)" if repo_type == "dataset" else ""
-        raise UserError(f"{flag} {repo_id}: {told}; {WAYS_OUT}")
+        problem = "HF_HUB_OFFLINE is set and there is no whole copy in the cache"
+        problem += " (a run with --no_streaming leaves one)" if repo_type == "dataset" else ""
+        raise UserError(f"{flag} {repo_id}: {problem}; {WAYS_OUT}")
     try:
         patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT))
     except GatedRepoError as error:
         raise UserError(f"{flag} {repo_id}: access must be asked for on the Hub first; then set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
-        told = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
-        raise UserError(f"{flag} {repo_id}: {told}") from error
+        problem = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
+        raise UserError(f"{flag} {repo_id}: {problem}") from error
     except Exception as error:
         if not (is_hubs(error) or isinstance(error, (OSError, ValueError, ImportError))):  # the last: of a proxy
             raise
@@ -55,8 +55,8 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
     try:
         os.makedirs(constants.HF_HUB_CACHE, exist_ok=True)
     except OSError as error:  # the Hub's clients take it for a file that the repository lacks
-        told = f"cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}); name another folder with HF_HOME"
-        raise UserError(f"{flag} {repo_id}: {told}") from error
+        problem = f"cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}); name another folder with HF_HOME"
+        raise UserError(f"{flag} {repo_id}: {problem}") from error
     return True
 
 
@@ -119,8 +119,8 @@ def _reason(error: BaseException) -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     status = getattr(_response(error), "status_code", None)
     if status in (401, 403):
-        told = f"{endpoint} does not take the token (status {status}), which may have expired"
-        return f"{told}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
+        problem = f"{endpoint} does not take the token (status {status}), which may have expired"
+        return f"{problem}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
     if isinstance(error, UnicodeEncodeError):  # a header's
         return "HF_TOKEN holds characters that no token has; set it to a valid one, or unset it"
     if status == 429 and _wait(error) is None:

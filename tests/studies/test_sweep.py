@@ -40,7 +40,7 @@ def test_every_point_once_from_one_pass_and_again_nothing(words, tmp_path, monke
     folder = tmp_path / "sweep"
     assert {path.name for path in folder.iterdir()} == {"sweep.json", "sweep.png", "sweep.log", "predictions"}
     assert len(list((folder / "predictions").iterdir())) == 6
-    assert sorted(each.told["depth"] for each in list_caches(tmp_path / "cache")) == [2, 4]
+    assert sorted(each.manifest["depth"] for each in list_caches(tmp_path / "cache")) == [2, 4]
     assert "found" in (folder / "sweep.log").read_text()
     sweep(words, Comparison(depths=[4], over=["learning_rate=1e-4,1e-2"], seeds=[1]))
     assert trained[7:] == [("0-3", 1)] * 2
