@@ -104,7 +104,7 @@ class FreezeTrainingArguments(TrainingArguments):
             chosen = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() != "no"
             self.bf16 = not chosen and multiplies_in_bfloat16(self._kind_of_device())
         # without a GPU pinning does nothing but warn, once for each data loader, and what exchanges gradients while
-        # backward goes on takes its cores away: one bucket, exchanged behind it
+        # backward goes on takes its cores away: one bucket, exchanged after it
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
             self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 10_000
@@ -121,7 +121,7 @@ class FreezeTrainingArguments(TrainingArguments):
 
     @property
     def folder(self) -> Path:
-        """output_dir as a path; the working directory where it was given as nothing."""
+        """output_dir as a path; the working directory where it was given empty."""
         return Path(self.output_dir or ".")
 
     def steps_per_epoch(self, rows: int) -> int:
@@ -135,5 +135,5 @@ class FreezeTrainingArguments(TrainingArguments):
         return math.ceil(self.num_train_epochs * self.steps_per_epoch(rows))
 
     def passes(self, rows: int) -> float:
-        """How often a run reads its so many rows: --max_steps, where it is given, is what counts."""
+        """How many times a run reads so many rows; --max_steps decides where it is given."""
         return self.max_steps / self.steps_per_epoch(rows) if self.max_steps > 0 else self.num_train_epochs

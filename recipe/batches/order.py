@@ -1,7 +1,7 @@
 """The order of examples, a pure function of (seed, epoch), and batches of like length.
 
 Examples are put in order and grouped at the size of a whole optimizer step, which is then cut into ranks and
-micro-batches. How a step is cut up so never changes which examples it sees.
+micro-batches. So how a step is cut up never changes which examples it sees.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def shuffled(count: int, buffer_size: int, rng: random.Random) -> Iterator[int]:
 
 
 def group_by_length(window: list[int], lengths: dict[int, int], step_size: int, rng: random.Random) -> list[list[int]]:
-    """Cut a window of shuffled indices into steps of like length, in random order; what fills no step comes last."""
+    """Cut a window of shuffled indices into steps of like length, in random order; what fills none comes last."""
     whole = len(window) - len(window) % step_size
     by_length = sorted(window[:whole], key=lengths.__getitem__)
     steps = [by_length[start : start + step_size] for start in range(0, whole, step_size)]
@@ -68,7 +68,9 @@ def group_by_length(window: list[int], lengths: dict[int, int], step_size: int, 
 def cut_step(step: Sequence[int], shape: StepShape) -> list[list[int]]:
     """This rank's micro-batches of a step: neighbours in length go to different ranks at the same time.
 
-    A last step too short to give every rank an example leaves some micro-batches empty.
+    All ranks wait for the slowest of them, so they should have batches of like length. A last step is spread over
+    them evenly, since each must take part in every exchange of gradients; one too short to give every rank an example
+    leaves some micro-batches empty.
     """
     pieces = math.ceil(len(step) / (shape.per_device * shape.ranks)) * shape.ranks
     bounds = [len(step) * piece // pieces for piece in range(pieces + 1)]
@@ -115,6 +117,7 @@ class TrainBatches(IterableDataset):
         return steps * self.shape.accumulation + math.ceil(rest / (self.shape.per_device * self.shape.ranks))
 
     def __iter__(self) -> Iterator[list[Any] | None]:
+        # Each worker makes all of them, and hands over its own: the loader takes one of each worker in turn.
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         yield from islice(self._micro_batches(), first, None, stride)
@@ -131,7 +134,7 @@ class TrainBatches(IterableDataset):
                 continue
             examples = dict(zip(window, source.take(window), strict=True))
             lengths = {index: self.length_of(example) for index, example in examples.items()}
-            rng = random.Random(f"{self.seed} {self.epoch} {number}")
+            rng = random.Random(f"{self.seed} {self.epoch} {number}")  # of its own, so that a window can be skipped
             for step in group_by_length(window, lengths, self.shape.examples, rng):
                 for indices in cut_step(step, self.shape):
                     passed -= 1

@@ -16,8 +16,9 @@ from transformers import TrainingArguments
 
 from recipe.batches.tokens import Tokens, flat_columns
 from recipe.data.splits import AnyDataset, iterate_batches
-from recipe.system.cache_folder import create_file, unfinished_folder
+from recipe.system.cache_folder import unfinished_folder
 from recipe.system.distributed import Share, first_on_machine, from_all_ranks, together
+from recipe.system.files import create_file
 
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
 

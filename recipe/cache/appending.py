@@ -16,7 +16,8 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from recipe.cache.store import APPENDING, HASH, Block, Store, bytes_of
-from recipe.system.cache_folder import PARTIAL, STATES, create_file, write_whole
+from recipe.system.cache_folder import PARTIAL, STATES
+from recipe.system.files import create_file, write_bytes
 from recipe.system.locks import wait_for
 
 COMMIT_SECONDS, COMMIT_BYTES = 5.0, 64 << 20  # what a kill costs at most; a GPU makes more in that time
@@ -25,7 +26,9 @@ COMMIT_SECONDS, COMMIT_BYTES = 5.0, 64 << 20  # what a kill costs at most; a GPU
 def append(store: Store, hashes: np.ndarray, lengths: np.ndarray, states: Tensor, seconds: float) -> None:
     """Append the rows of some pairs, and commit them: rows and block reach the disk before the block's name.
 
-    Nothing that is there is written over, not even what a kill left uncommitted: somebody may have it mapped.
+    The block's name is what commits, so whatever it speaks of must be on the disk by then: were the rows synced after
+    it, a loss of power could leave a block without them. Nothing that is there is overwritten, not even what a kill
+    left uncommitted: another process may have it mapped.
 
     Args:
         states: (rows, hidden) or their bytes, the pairs' rows one after the other.
@@ -42,7 +45,7 @@ def append(store: Store, hashes: np.ndarray, lengths: np.ndarray, states: Tensor
         with open(path, "r+b") as file:
             end = file.seek(0, os.SEEK_END)
             width = len(data) // len(states)
-            first = -(-end // width)
+            first = -(-end // width)  # the next whole row behind what a kill may have cut off anywhere
             try:
                 file.seek(first * width)
                 file.write(data)
@@ -50,7 +53,7 @@ def append(store: Store, hashes: np.ndarray, lengths: np.ndarray, states: Tensor
                 os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
-                    file.truncate(end)
+                    file.truncate(end)  # gives the room back; no block speaks of these rows, so nobody reads them
                 raise
         _commit(store.folder, Block(hashes, lengths, first, zlib.crc32(data), seconds))
     finally:
@@ -64,11 +67,12 @@ def _commit(folder: Path, block: Block) -> None:
         "of": np.asarray([block.first, block.crc32, block.seconds], dtype=np.float64),  # exact below 2 ** 53
     }
     content = save(parts)
-    write_whole(folder / f"block-{uuid.uuid4().hex}-{zlib.crc32(content):08x}", content)
+    # syncs its own bytes, takes its name, and then syncs the folder, with it the name of a states.bin that is new
+    write_bytes(folder / f"block-{uuid.uuid4().hex}-{zlib.crc32(content):08x}", content)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed writers left in a store that nobody else encodes into meanwhile."""
+    """Remove what killed writers left in a store that no other process encodes into meanwhile."""
     for path in folder.glob(".*.partial"):
         if PARTIAL.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -130,7 +134,7 @@ class Writer:
             self._append_all()
         except Exception as error:  # raised where the batches come from
             self.error = error
-            while self.queue.get() is not None:  # so that nobody waits for room in the queue
+            while self.queue.get() is not None:  # so that `put` does not wait for room in the queue
                 pass
 
     def _append_all(self) -> None:

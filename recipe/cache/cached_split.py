@@ -26,7 +26,7 @@ class PrefixCache:
         states: (rows, hidden), memory-mapped, or on a GPU.
         starts: (pairs,); the first row of each pair.
         lengths: (pairs,); how many rows it has: one a token, or [CLS] alone where the last layer is in the prefix.
-        pad_to_multiple_of: tokens; batches are padded so, that few shapes occur. 1 for no such padding.
+        pad_to_multiple_of: batches are padded to a multiple of so many tokens, so that few shapes occur.
         held: what keeps other processes from removing the store meanwhile.
     """
 
@@ -45,7 +45,7 @@ class PrefixCache:
         return int(self.lengths.sum()) * self.states[0].nbytes if len(self) else 0
 
     def to(self, device: torch.device, pad_to_multiple_of: int) -> "PrefixCache":
-        """The same with its states in `device`'s memory, whence `gather` moves nothing but what it is asked for."""
+        """The same with its states in `device`'s memory, where `gather` needs no copy from the host."""
         ends = self.lengths.cumsum(0)
         places = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - self.lengths - self.starts, self.lengths)
         return PrefixCache(self.states[places].to(device), ends - self.lengths, self.lengths, pad_to_multiple_of)

@@ -22,7 +22,7 @@ from recipe.system.distributed import Share
 
 
 class Encoding(NamedTuple):
-    """What is to be encoded: pairs by the model's frozen prefix, into the store of `key`."""
+    """Pairs for the model's frozen prefix to encode, into the store of `key`."""
 
     model: BertForPairwiseCLS
     tokens: Tokens
@@ -128,8 +128,8 @@ def _why_not_finite(job: Encoding, states: Tensor) -> str:
 def _prefix_runner(job: Encoding, device: torch.device) -> Callable[[Base, Tensor, torch.dtype], Tensor]:
     """A function: what to go on from, indices of pairs of one length, what type a layer hands on -> their states.
 
-    The states (batch, tokens, hidden) are on `device`; a batch that is not full is filled up with its last pair, whose
-    further states are not meant. Handing on what a store would hold gives the same bytes in one pass as in several.
+    The states (batch, tokens, hidden) are on `device`; a batch that is not full is filled up with copies of its last
+    pair, whose states the caller drops. Handing on what a store would hold gives the same bytes in one pass or several.
     """
     model, tokens, dtype = job.model, job.tokens, getattr(torch, job.key.compute_dtype)
     layers = model.bert.encoder.layer[: job.key.depth]

@@ -126,7 +126,7 @@ def _choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: P
 
 
 def _why_not_these(jobs: list[Encoding], tokens: list[Tokens], arguments: RecipeArguments) -> str | None:
-    """The reason why there is no keeping the states of `jobs`, the same on all ranks."""
+    """Why the states of `jobs` cannot be kept, the same on all ranks; None where they can."""
     args = arguments.training
     kept, pairs = sum(len(job.hashes) for job in jobs), sum(len(each.labels) for each in tokens)
     # one machine's disk may be smaller than another's
@@ -138,7 +138,7 @@ def _why_not_these(jobs: list[Encoding], tokens: list[Tokens], arguments: Recipe
 
 
 def _no_room(jobs: list[Encoding], arguments: RecipeArguments) -> str | None:
-    """Why what is missing has no place on this machine's disk; other stores make room as far as they are to."""
+    """Why this machine's disk has no room for what is missing, when other stores are removed as the limit asks."""
     key, directory, limit = jobs[0].key, jobs[0].directory, arguments.cache.prefix_cache_max_gb
     if not len(jobs[0].hashes):
         return f"--prefix_cache_max_gb {limit:g} has no room for a single pair of the training split"

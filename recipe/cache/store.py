@@ -9,9 +9,10 @@ what was committed when it opened the store.
 import contextlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +25,11 @@ from torch import Tensor
 from recipe.cache.key import CacheKey
 from recipe.errors import Damaged
 from recipe.file_names import MANIFEST
-from recipe.system.cache_folder import STATES, create_file, what_is_in_the_way, write_whole
-from recipe.system.files import sync
+from recipe.system.cache_folder import BLOCK, STATES, what_is_in_the_way
+from recipe.system.files import create_file, sync, write_bytes
 from recipe.system.json_files import read_json
 from recipe.system.locks import Lock, lock, wait_for
 
-BLOCK = re.compile(r"block-([0-9a-f]{32})-([0-9a-f]{8})")
 ENCODING, APPENDING = ".encoding", ".appending"  # locks of one process each; who reads shares one on the manifest
 SHAPE = {"store": int, "depth": int, "dtype": str, "compute_dtype": str, "hidden_size": int, "source": str}
 VERSION = 1
@@ -58,8 +58,9 @@ class Block(NamedTuple):
         return int(self.lengths.sum())
 
 
-class Store(NamedTuple):
-    """A store as it was when it was opened, held as long as it is referred to, so that nobody removes it.
+@dataclass(frozen=True)
+class Store:
+    """A store as it was when it was opened, held as long as it is referred to, so that no process removes it.
 
     Attributes:
         states: (rows, hidden), memory-mapped; None where there are none yet.
@@ -78,24 +79,27 @@ class Store(NamedTuple):
 
     def find(self, hashes: np.ndarray) -> Tensor:
         """The first row of each pair, (pairs,), -1 where it is not there; what was appended last counts."""
-        starts = np.full(len(hashes), -1, dtype=np.int64)
-        if not self.blocks or not len(hashes):
-            return torch.from_numpy(starts)
+        if not self.blocks:
+            return torch.full((len(hashes),), -1)
+        known, rows = self._index
+        places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        return torch.from_numpy(np.where(known[places] == hashes, rows[places], -1))
+
+    @cached_property
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        """The hashes of all pairs, sorted, and the first row of each: of a pair that was appended twice, the last."""
         known = np.concatenate([block.hashes for block in self.blocks])[::-1]
         rows = np.concatenate([block.first + np.cumsum(block.lengths) - block.lengths for block in self.blocks])[::-1]
-        known, first = np.unique(known, return_index=True)
-        places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        there = known[places] == hashes
-        starts[there] = rows[first[places[there]]]
-        return torch.from_numpy(starts)
+        known, first = np.unique(known, return_index=True)  # of equal ones the first, in the reversed order
+        return known, rows[first]
 
 
 def open_store(directory: Path, key: CacheKey, source: str = "", create: bool = False) -> Store | None:
     """The store of `key`; None where there is none.
 
     Args:
-        source: what it is made for, for whoever lists stores.
-        create: make it where there is none.
+        source: the split that it is first made for, which `make cache` lists.
+        create: make it where there is none yet.
 
     Raises:
         OSError: it cannot be made, or something else is in its place.
@@ -111,7 +115,7 @@ def open_store(directory: Path, key: CacheKey, source: str = "", create: bool = 
     except (OSError, Damaged):
         return None
     with contextlib.suppress(OSError):  # on a disk that is mounted read-only
-        os.utime(folder / MANIFEST)  # last used, for whoever prunes
+        os.utime(folder / MANIFEST)  # last used, which decides what is pruned first
     return _read(folder, key, held)
 
 
@@ -146,13 +150,13 @@ def _make(folder: Path, key: CacheKey, source: str) -> None:
     with contextlib.suppress(Damaged):
         read_json(folder / MANIFEST, SHAPE)
         return
-    held = wait_for(folder / ENCODING)  # so that no other takes the place of a manifest that is locked
+    held = wait_for(folder / ENCODING)  # so that no process replaces a manifest that another has locked
     try:
         read_json(folder / MANIFEST, SHAPE)
     except Damaged:
         content = {"store": VERSION, "depth": key.depth, "dtype": key.dtype, "compute_dtype": key.compute_dtype}
         content |= {"hidden_size": key.layers.hidden_size, "source": source}
-        write_whole(folder / MANIFEST, json.dumps(content, indent=2).encode())
+        write_bytes(folder / MANIFEST, json.dumps(content, indent=2).encode())
         sync(folder.parent)
     finally:
         held.release()
@@ -187,7 +191,7 @@ def intact(store: Store, trusted: Collection[int] = ()) -> Store:
         rows = states[block.first : block.first + block.rows]
         return block.first in trusted or zlib.crc32(bytes_of(rows)) == block.crc32
 
-    return store._replace(blocks=list(filter(good, store.blocks)))
+    return replace(store, blocks=list(filter(good, store.blocks)))
 
 
 def bytes_of(states: Tensor) -> memoryview:

@@ -1,4 +1,4 @@
-"""What may be another when a run is resumed than when it began: honoured from there on, said, or refused."""
+"""What may differ between a run's beginning and its resume: honoured from there on, said, or refused."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ from recipe.system.arithmetic import describe_arithmetic
 from recipe.system.distributed import from_all_ranks
 
 # Where files are, how a run is watched, how often it saves and evaluates, and what only moves the same work about.
-# Whatever stands in neither list is refused, so that an argument nobody thought of is never ignored.
+# Whatever stands in neither list is refused, so that a new argument is never ignored.
 FREE = {
     "data": {"dataset_name", "dataset_config_name", "data_dir", "train_file", "validation_file", "test_file"}
     | {"label_names", "id_column_name", "streaming", "eval_split"},

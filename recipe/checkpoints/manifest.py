@@ -77,9 +77,13 @@ def _write_unfinished(folder: Path, **names: list[str]) -> None:
 def seal(folder: Path, content: dict[str, Any]) -> None:
     """Make what lies in `folder` a checkpoint: everything reaches the disk, then the manifest is put beside it.
 
+    Its name is what makes the checkpoint count, so files, then names, then manifest are synced in that order: after a
+    kill or a loss of power at any point the folder is a whole checkpoint, or says itself that it is not. The manifest
+    has a digest of its own, since a disk may damage it as well.
+
     `content` says whose checkpoint it is: step, trainable, identity, prefix, base_model.
     """
-    passed_by = {MANIFEST, *_unfinished(folder)["others"]}
+    passed_by = {MANIFEST, *_unfinished(folder)["others"]}  # others: what lay there before `begin`
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.relative_to(folder).parts[0] not in passed_by:
@@ -172,7 +176,7 @@ def remove_checkpoint(folder: Path) -> None:
         names = list(read_manifest(folder)["files"])
         tops = {PurePosixPath(name).parts[0] for name in names}
         others = [path.name for path in folder.iterdir() if path.name not in tops]
-        with contextlib.suppress(OSError):  # first, so that a kill leaves no half a checkpoint that counts
+        with contextlib.suppress(OSError):  # first, so that a kill leaves no half-removed checkpoint that counts
             _write_unfinished(folder, files=names, others=others)
     except Damaged:
         begun = _unfinished(folder)

@@ -94,7 +94,7 @@ def _finite(value: Any) -> bool:
 
 
 def _optimizer(path: Path, checkpoint: Checkpoint) -> bool:
-    """Of as many parameters as are trained; which are in what order is the manifest's to say."""
+    """Whether it is of as many parameters as are trained; the manifest has their order."""
     found = _load(path)
     groups = found["param_groups"]
     places = [place for group in groups for place in group["params"]]

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what may be another then than when the run began."""
+"""Which checkpoint a run goes on from, and what may differ from the run's beginning."""
 
 import math
 import sys

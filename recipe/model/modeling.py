@@ -27,9 +27,10 @@ class BertPairwiseCLSConfig(BertConfig):
 class BertCLSLayer(BertLayer):
     """A BertLayer that computes its output for [CLS] alone: (batch, tokens, hidden) -> (batch, 1, hidden).
 
-    One query makes the key and value projections of the other tokens unnecessary: q.(W_k h + b) is (W_k' q).h + q.b,
-    and the weighted sum of W_v h is W_v of the weighted sum. The same parameters, the same result up to rounding, and
-    work that hardly grows with the number of tokens.
+    Its one query makes the others' keys and values unnecessary. With a head's query q, and weights w_t of states h_t:
+        score_t = q.(W_k h_t + b_k) = (W_k' q).h_t + q.b_k
+        context = sum_t w_t (W_v h_t + b_v) = W_v (sum_t w_t h_t) + (sum_t w_t) b_v
+    So W_k and W_v are applied once and not once a token: the same parameters, and the same result up to rounding.
     """
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object) -> Tensor:
@@ -50,10 +51,9 @@ class BertCLSLayer(BertLayer):
         scores = (torch.matmul(query, hidden_states.to(query.dtype).transpose(1, 2)) + offset) * attention.scaling
         if attention_mask is not None:  # (batch, 1, queries, tokens): added to the scores, or True where to attend
             rows = attention_mask[:, :, 0]
-            scores = (
-                scores.masked_fill(~rows, torch.finfo(scores.dtype).min) if rows.dtype == torch.bool else scores + rows
-            )
-        weights = attention.dropout(scores.softmax(dim=-1))
+            lowest = torch.finfo(scores.dtype).min
+            scores = scores.masked_fill(~rows, lowest) if rows.dtype == torch.bool else scores + rows
+        weights = attention.dropout(scores.softmax(dim=-1))  # which no longer sum to 1 in training
         mixed = torch.matmul(weights.to(query.dtype), hidden_states.to(query.dtype))
         context = torch.einsum("bhd,hsd->bhs", mixed, value_weight.to(mixed.dtype))
         bias = attention.value.bias.view(heads, size).to(context.dtype)

@@ -25,7 +25,7 @@ def exit_on_error(main: Callable[[], None]) -> None:
         main()
         write_out()
     except UserError as error:
-        _exit(f"error: {error}", 2, "LOCAL_RANK")  # every rank of a machine has the same one (`ranks.together`)
+        _exit(f"error: {error}", 2, "LOCAL_RANK")  # every rank of a machine has the same one (`distributed.together`)
     except (RunError, Damaged) as error:
         _exit(f"error: {error}", 1)
     except Stopped as stopped:

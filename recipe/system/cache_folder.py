@@ -1,8 +1,8 @@
 """The folder of the prefix caches: what in it is ours, what is being written, and what may be removed.
 
 A finished cache is a folder named by its key. What does not count yet has a random suffix to that name, and a lock file
-beside it that its writer holds: what nobody holds was left by a kill. Everything is readable by its owner only, since
-states tell of sentences; and whatever else lies in the folder is passed by.
+beside it that its writer holds: one that no process holds was left by a kill. Everything is readable by its owner only,
+since states tell of sentences; and whatever else lies in the folder is passed by.
 """
 
 import contextlib
@@ -12,42 +12,22 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from transformers import TrainingArguments
 
 from recipe.file_names import MANIFEST
 from recipe.system.distributed import Share, first_on_machine, from_all_ranks, together
-from recipe.system.files import sync
 from recipe.system.locks import Lock, lock
 
 STATES, LOCK = "states.bin", ".lock"
 FINISHED = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = re.compile(rf"{FINISHED.pattern}\.{FINISHED.pattern}")
-PARTIAL = re.compile(rf"\.(block|manifest\.json)\.{FINISHED.pattern}\.partial")
+BLOCK = re.compile(rf"block-({FINISHED.pattern})-([0-9a-f]{{8}})")
+PARTIAL = re.compile(rf"\.(block|{BLOCK.pattern}|manifest\.json)\.{FINISHED.pattern}\.partial")
 CONTENT = re.compile(
     r"states\.bin|manifest\.json|(input_ids|token_type_ids|offsets|labels)(-\d+)?"
-    rf"|block-{FINISHED.pattern}-[0-9a-f]{{8}}|\.encoding|\.appending|{PARTIAL.pattern}"
+    rf"|{BLOCK.pattern}|\.encoding|\.appending|{PARTIAL.pattern}"
 )
-
-
-def create_file(path: Path) -> IO[bytes]:
-    """A new file that its owner alone can read, open for writing."""
-    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that its owner alone can read, and that is there whole or not at all."""
-    partial = path.with_name(f".{path.name.partition('-')[0]}.{uuid.uuid4().hex}.partial")
-    try:
-        with create_file(partial) as file:
-            file.write(content)
-        sync(partial)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -104,7 +84,7 @@ def _remove(folder: Path, held: Lock) -> None:
 
 
 def remove_orphans(directory: Path) -> None:
-    """Remove what was left unfinished: that whose lock nobody holds, here or in another container or machine."""
+    """Remove what was left unfinished: that whose lock no process holds, here or in another container or machine."""
     for path in directory.glob(f"*{LOCK}"):
         folder = path.with_name(path.name.removesuffix(LOCK))
         if not UNFINISHED.fullmatch(folder.name):

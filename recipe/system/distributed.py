@@ -81,7 +81,7 @@ def together(args: TrainingArguments, find: Callable[[], T], *kinds: type[Except
     """What `find` gives here; an error of any rank is raised on all, so that none waits for one that is gone.
 
     Args:
-        kinds: errors that are told to all besides UserError.
+        kinds: errors that are raised on all besides UserError.
 
     Raises:
         UserError, or one of `kinds`: with the machine's name before it where it is not the first rank's.
@@ -111,8 +111,10 @@ def first_on_machine(args: TrainingArguments) -> int:
 def held_output(args: TrainingArguments, folder: Path) -> Iterator[bool]:
     """Hold output_dir, `folder`, for this run; gives whether all machines see the same folder.
 
-    Where they do not, --save_on_each_node is switched on: each machine then keeps checkpoints of its own, which the
-    Trainer reads on every rank. The model is written by the first rank alone.
+    The first rank writes a random token into the lock of its folder. Whoever reads the same token there sees the same
+    folder; whoever reads another, or none, has a disk of its own, whatever the paths and the names of hosts say. Where
+    a machine has, --save_on_each_node is switched on: each machine then keeps checkpoints of its own, which the Trainer
+    reads on every rank, and its first rank holds its folder. The model is written by the first rank of all alone.
 
     Raises:
         UserError: another run holds it, or it cannot be written.
@@ -129,6 +131,7 @@ def held_output(args: TrainingArguments, folder: Path) -> Iterator[bool]:
         shared = all(from_all_ranks(args, args.world_size == 1 or _read_token(folder) == held))
         if not shared:
             args.save_on_each_node = True
+            # by now `should_save` is true of each machine's first rank; the very first holds its folder already
             together(args, lambda: hold() if args.should_save and args.process_index > 0 else None)
         yield shared
 

@@ -11,12 +11,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from recipe.system.locks import lock
 
 LOCK = ".lock"
-TOKEN = "[0-9a-f]{32}"  # at random, so that no name of anybody else's is taken for ours
+TOKEN = "[0-9a-f]{32}"  # at random, so that no other program's name is taken for ours
 TEMPORARY = re.compile(rf"\..+\.{TOKEN}\.partial")
 
 
@@ -47,10 +47,20 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, which holds all of it or what it held before."""
+    write_bytes(path, text.encode(), 0o666)
+
+
+def create_file(path: Path, mode: int = 0o600) -> IO[bytes]:
+    """A new file, open for writing; unless `mode` says otherwise its owner alone can read it."""
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))
+
+
+def write_bytes(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """`write_text` of bytes, to a file that is created as by `create_file`."""
     partial = _temporary(path)
     try:
-        with open(partial, "x", encoding="utf-8") as file:
-            file.write(text)
+        with create_file(partial, mode) as file:
+            file.write(content)
         sync(partial)
         os.replace(partial, path)
     except OSError as error:  # a write's own does not say of what file
@@ -66,7 +76,7 @@ def _temporary(path: Path) -> Path:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what killed writers have left in `folder`, which nobody else may write to meanwhile."""
+    """Remove what killed writers have left in `folder`, which no other process may write to meanwhile."""
     for path in folder.iterdir():
         if TEMPORARY.fullmatch(path.name) and not path.is_symlink():
             if path.is_dir():

@@ -1,4 +1,4 @@
-"""Is the Hub there? Asked once and quickly, since its clients retry for most of a minute before they say no."""
+"""Whether the Hub can be reached, asked once and quickly: its own clients retry for most of a minute."""
 
 import os
 import sys
