@@ -180,7 +180,7 @@ def kill_matrix(words, folder, every=1, again=0):
 
 def tiny_words(folder):
     """A small run with two checkpoints kept of four, on a tiny model and data made in `folder`."""
-    from tests.conftest import make_pairs, make_tiny_model, write_jsonl
+    from tests.utils import make_pairs, make_tiny_model, write_jsonl
 
     make_tiny_model(folder / "model")
     (folder / "data").mkdir()

@@ -33,8 +33,8 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
     head = ["answered", *names, "precision", "recall", "F1"]
     lines.append("confusion       " + "".join(f"{name:>10.10}" for name in head))
     for name, row, of in zip(names, counts, scores["by_class"], strict=True):
-        scores = "".join(f"{of[key]:>10.4f}" for key in ("precision", "recall", "f1"))
-        lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row) + scores)
+        by_class = "".join(f"{of[key]:>10.4f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row) + by_class)
     return "\n".join(lines)
 
 

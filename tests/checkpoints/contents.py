@@ -1,6 +1,9 @@
 """What lies in a checkpoint, and one made by hand."""
 
 import json
+import shutil
+
+from safetensors.torch import load_file, save_file
 
 from recipe.checkpoints.manifest import MANIFEST, seal
 
@@ -15,4 +18,14 @@ def make_checkpoint(folder, step, **content):
     (folder / "sub" / "b").write_bytes(b"")
     (folder / "trainer_state.json").write_text(json.dumps({"best_global_step": None, **content}))
     seal(folder, {"step": step, "trainable": [], "identity": {}})
+    return folder
+
+
+def other_model(tiny_model, folder):
+    """The tiny model with one weight changed."""
+    shutil.copytree(tiny_model, folder)
+    values = load_file(folder / "model.safetensors")
+    name = next(name for name in values if name.endswith("layer.0.output.dense.weight"))
+    values[name][0, 0] += 1
+    save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -2,21 +2,12 @@ import json
 import shutil
 
 import pytest
-from safetensors.torch import load_file, save_file
 from transformers import BertConfig
 
 from recipe.checkpoints.identity import ARITHMETIC
 from recipe.errors import UserError
+from tests.checkpoints.contents import other_model
 from tests.utils import make_pairs, outcome, write_jsonl
-
-
-def other_model(tiny_model, folder):
-    shutil.copytree(tiny_model, folder)
-    values = load_file(folder / "model.safetensors")
-    name = next(name for name in values if name.endswith("layer.0.output.dense.weight"))
-    values[name][0, 0] += 1
-    save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.mark.parametrize("what", ["weights", "train", "dev", "labels", "tokenizer"])

@@ -15,6 +15,7 @@ from recipe.commands.train import train
 from recipe.errors import RunError, UserError
 from recipe.model.base_model import open_base
 from recipe.model.modeling import BertForPairwiseCLS
+from tests.checkpoints.contents import other_model
 from tests.utils import outcome
 
 
@@ -39,8 +40,6 @@ def test_other_base_weights_are_refused(arguments, tmp_path, tiny_model):
     train(arguments())
     checkpoint = open_checkpoint(tmp_path / "run" / "checkpoint-9")
     shutil.copytree(tiny_model, tmp_path / "other")
-    from tests.checkpoints.test_resuming import other_model
-
     other_model(tiny_model, tmp_path / "another")
     with pytest.raises(UserError, match="not the weights that"):
         rebuild(checkpoint, tmp_path / "out", str(tmp_path / "another"))
