@@ -1,21 +1,20 @@
-"""A saved model as ONNX, checked against itself on real pairs, in a folder that the Hub accepts: make export.
+"""A saved model in forms that go to work without this recipe, each checked against it on real pairs: make export.
 
-python -m recipe.serving.export --model_name_or_path outputs/freeze
+    python -m recipe.serving.export --model_name_or_path outputs/freeze
+
+Below output_dir: onnx/ with float32 and 8-bit models and a script that needs neither torch nor transformers; stock/,
+which transformers and sentence-transformers' CrossEncoder load without this recipe's code.
 """
 
-import contextlib
-import io
-import logging
+import json
+import shutil
 import sys
-import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
@@ -24,136 +23,166 @@ from recipe.batches.tokens import SortedPairs, read_tokens
 from recipe.cache.collator import collate
 from recipe.command_line.parsing import parse
 from recipe.data.opening import require_split
-from recipe.data.splits import iterate_batches
-from recipe.errors import RunError, UserError
+from recipe.data.pairs import UNLABELLED
+from recipe.data.splits import Split, iterate_batches
+from recipe.errors import RunError
+from recipe.evaluation.metrics import accuracy_difference, mcnemar
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.exiting import exit_on_error
 from recipe.process.progress import say
+from recipe.serving.onnx_form import (
+    INT8,
+    ONNX,
+    SCRIPT,
+    Answered,
+    answer_by_onnx,
+    answer_by_torch,
+    require_onnx,
+    write_int8,
+    write_onnx,
+)
+from recipe.serving.stock_form import as_stock, write_stock
 from recipe.system.files import publish, staging_folder
 from recipe.system.folder_lock import locked
 
-ONNX, INPUTS = "model.onnx", ("input_ids", "attention_mask", "token_type_ids")
-PAIRS, TOLERANCE = 1000, 1e-4
+PAIRS = 1000  # that forms are compared on, logit by logit
+TOLERANCES = {ONNX: 1e-4, "stock": 1e-5}
 
 
-class Logits(nn.Module):
-    """The model as a function from tensors to one tensor."""
+class Source(NamedTuple):
+    """The model that is exported, and what its forms are compared on.
 
-    def __init__(self, model: BertForPairwiseCLS) -> None:
-        super().__init__()
-        self.model = model
+    Attributes:
+        batches: all of the split.
+        checked: those batches whose logits are compared.
+        mine: the model's answers to `checked`.
+    """
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Logits (batch, labels)."""
-        return self.model(input_ids, attention_mask, token_type_ids).logits
-
-
-class Agreement(NamedTuple):
-    """What the check found: pairs, largest difference of a logit, and pairs a second of both."""
-
-    pairs: int
-    difference: float
-    model_speed: float
-    onnx_speed: float
+    arguments: RecipeArguments
+    model: BertForPairwiseCLS
+    tokenizer: PreTrainedTokenizerBase
+    batches: list[dict[str, Tensor]]
+    checked: list[dict[str, Tensor]]
+    mine: Answered
 
 
-def export(arguments: RecipeArguments) -> Agreement:
-    """Write model.onnx beside copies of tokenizer, configuration and card into output_dir/onnx.
+class Exported(NamedTuple):
+    """What was found out of each form: its largest difference of a logit, and pairs a second."""
+
+    differences: dict[str, float]
+    speeds: dict[str, float]
+
+
+def export(arguments: RecipeArguments) -> Exported:
+    """Write the model's other forms into output_dir/onnx and output_dir/stock.
 
     Raises:
         UserError: the extra `onnx` is not installed, or the model or the data are not right.
-        RunError: the exported model does not answer as the model does; nothing is written then.
+        RunError: a form does not answer as the model does; it is not written then.
     """
-    _require_onnx()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of each operator that no one uses
+    require_onnx()
     args = arguments.training
     model, tokenizer = load_fine_tuned(arguments)
     model.cpu().eval()
     split = require_split(arguments.data, arguments.data.eval_split or "validation")
     check_labels(model, split, arguments.model.model_name_or_path)
-    batches = list(_batches(arguments, tokenizer, split.pairs.take(min(PAIRS, split.rows))))
-    folder = args.folder / "onnx"
+    batches = _batches(arguments, tokenizer, split)
+    checked = _first(batches, PAIRS)
+    mine = answer_by_torch(model, checked)
+    source, found = Source(arguments, model, tokenizer, batches, checked, mine), Exported({}, {"torch": mine.speed})
     try:
-        with locked(folder), staging_folder(folder) as staging:
-            _write_onnx(model, staging / ONNX)
-            agreement = _check(model, staging / ONNX, batches)
-            model.config.save_pretrained(staging)
-            tokenizer.save_pretrained(staging)
-            publish(staging, folder, last=(ONNX,))
+        _export_stock(source, found)
+        int8 = _export_onnx(source, found)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    size = (folder / ONNX).stat().st_size / 1e6
-    say(args, f"onnx            {folder / ONNX}, {size:,.1f} MB; batch and length are free")
-    say(args, f"checked         {agreement.pairs:,} pairs of {split.source}: logits within {agreement.difference:.1e}")
-    speeds = f"{agreement.onnx_speed:,.0f} pairs a second by onnxruntime, {agreement.model_speed:,.0f} by torch"
-    say(args, f"speed           {speeds}")
-    return agreement
+        raise RunError(f"{args.folder}: cannot be written: {error.strerror or error}") from error
+    sizes = [(args.folder / "onnx" / name).stat().st_size / 1e6 for name in (ONNX, INT8)]
+    say(args, f"onnx            {args.folder / 'onnx'}: {ONNX} {sizes[0]:,.1f} MB, {INT8} {sizes[1]:,.1f} MB")
+    say(args, f"without torch   python {args.folder / 'onnx' / SCRIPT} < pairs.jsonl  (--int8 for the small one)")
+    say(args, f"stock           {args.folder / 'stock'}: transformers and CrossEncoder load it without remote code")
+    parts = ", ".join(f"{name} within {value:.1e}" for name, value in found.differences.items())
+    say(args, f"checked         logits of {len(mine.logits):,} pairs of {split.source}: {parts}")
+    say(args, "pairs a second  " + ", ".join(f"{name} {value:,.0f}" for name, value in found.speeds.items()))
+    say(args, int8)
+    return found
 
 
-def _require_onnx() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError("export needs ONNX: pip install -c constraints.txt -e '.[onnx]', or make export") from error
+def _export_stock(source: Source, found: Exported) -> None:
+    stock, folder = as_stock(source.model), source.arguments.training.folder / "stock"
+    _compare("stock", answer_by_torch(stock, source.checked), source.mine, found)
+    with locked(folder), staging_folder(folder) as staging:
+        write_stock(stock, source.tokenizer, staging)
+        publish(staging, folder, last=("model.safetensors",))
 
 
-def _batches(arguments: RecipeArguments, tokenizer: PreTrainedTokenizerBase, pairs: Any) -> Iterator[dict[str, Tensor]]:
-    """Batches of like length, (batch, tokens)."""
-    tokens = read_tokens(iterate_batches(tokenize(pairs, tokenizer, arguments.data.max_length)))
-    sorted_pairs, size = SortedPairs(tokens.lengths, tokens.example), arguments.training.per_device_eval_batch_size
-    for start in range(0, len(sorted_pairs), size):
-        examples = [sorted_pairs[place] for place in range(start, min(start + size, len(sorted_pairs)))]
-        yield collate(examples, int(tokenizer.pad_token_id or 0))
+def _export_onnx(source: Source, found: Exported) -> str:
+    """Write both ONNX models; what to say of the small one's accuracy."""
+    folder = source.arguments.training.folder / "onnx"
+    with locked(folder), staging_folder(folder) as staging:
+        write_onnx(source.model, staging / ONNX)
+        _compare(ONNX, answer_by_onnx(staging / ONNX, source.checked), source.mine, found)
+        write_int8(staging / ONNX, staging / INT8)
+        _compare(INT8, answer_by_onnx(staging / INT8, source.checked), source.mine, found)
+        full, int8 = (answer_by_onnx(staging / name, source.batches) for name in (ONNX, INT8))
+        source.model.config.save_pretrained(staging)
+        source.tokenizer.save_pretrained(staging)
+        shutil.copy(Path(__file__).with_name(SCRIPT), staging / SCRIPT)
+        _add_max_length(staging / "config.json", source.arguments.data.max_length)
+        publish(staging, folder, last=(ONNX,))
+    return _judge_int8(full, int8, np.concatenate([batch["labels"].numpy() for batch in source.batches]))
 
 
-def _write_onnx(model: BertForPairwiseCLS, path: Path) -> None:
-    examples = tuple(torch.ones(2, 7, dtype=torch.long) for _ in INPUTS)  # one tensor thrice would be one input
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # a report of every exporter pass
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Logits(model).eval(),
-            examples,
-            str(path),
-            input_names=list(INPUTS),
-            output_names=["logits"],
-            dynamic_shapes=(free, free, free),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+def _add_max_length(path: Path, max_length: int) -> None:
+    """Tell the script how many tokens a pair may have, which is the run's and not the model's."""
+    config = json.loads(path.read_text(encoding="utf-8")) | {"max_length_of_run": max_length}
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _check(model: BertForPairwiseCLS, path: Path, batches: list[dict[str, Tensor]]) -> Agreement:
-    """Both models on the same batches.
+def _compare(name: str, theirs: Answered, mine: Answered, found: Exported) -> None:
+    """Note how far a form is off, and how fast it is.
 
     Raises:
-        RunError: a logit differs by more than 1e-4.
+        RunError: a logit is further off than it may be.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    pairs, difference, seconds = 0, 0.0, [0.0, 0.0]
-    for batch in batches:
-        inputs = {name: batch[name] for name in INPUTS}
-        start = time.perf_counter()
-        with torch.inference_mode():
-            expected = model(**inputs).logits.numpy()
-        seconds[0] += time.perf_counter() - start
-        start = time.perf_counter()
-        (logits,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        seconds[1] += time.perf_counter() - start
-        difference = max(difference, float(np.abs(logits - expected).max()))
-        pairs += len(logits)
-    if difference > TOLERANCE:
+    difference = float(np.abs(theirs.logits - mine.logits).max())
+    if difference > TOLERANCES.get(name, float("inf")):
         raise RunError(
-            f"{path.name}: a logit differs by {difference:.1e} from the model's; at most {TOLERANCE:.0e} may"
+            f"{name}: a logit differs by {difference:.1e} from the model's; at most {TOLERANCES[name]:.0e} may"
         )
-    return Agreement(pairs, difference, pairs / seconds[0], pairs / seconds[1])
+    found.differences[name], found.speeds[name] = difference, theirs.speed
+
+
+def _judge_int8(full: Answered, int8: Answered, labels: np.ndarray) -> str:
+    """Whether the small model's accuracy is another than float32's, on the same pairs."""
+    if (labels == UNLABELLED).any():
+        alike = (full.logits.argmax(-1) == int8.logits.argmax(-1)).mean()
+        return f"8 bits          {alike:.4f} of the pairs are answered alike; they have no labels, so that is all"
+    rights = [each.logits.argmax(-1) == labels for each in (int8, full)]
+    test, gain = mcnemar(*rights), accuracy_difference(*rights)
+    low, high = (100 * gain[key] for key in ("difference_low", "difference_high"))
+    verdict = "it IS another model" if test["p_value"] < 0.05 else "no difference is shown"
+    points = f"{100 * gain['difference']:+.2f} points ({low:+.2f} to {high:+.2f})"
+    return (
+        f"8 bits          accuracy {rights[0].mean():.4f}, float32 {rights[1].mean():.4f} on {len(labels):,} pairs: "
+        f"{points}, McNemar p = {test['p_value']:.3g}: {verdict}"
+    )
+
+
+def _first(batches: Sequence[dict[str, Tensor]], pairs: int) -> list[dict[str, Tensor]]:
+    """Batches from all lengths with at most so many pairs, but at least one batch."""
+    total = sum(len(batch["labels"]) for batch in batches)
+    return list(batches[:: -(-total // pairs)])
+
+
+def _batches(arguments: RecipeArguments, tokenizer: PreTrainedTokenizerBase, split: Split) -> list[dict[str, Any]]:
+    """The split in batches of like length, (batch, tokens)."""
+    tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
+    sorted_pairs, size = SortedPairs(tokens.lengths, tokens.example), arguments.training.per_device_eval_batch_size
+    found = []
+    for start in range(0, len(sorted_pairs), size):
+        examples = [sorted_pairs[place] for place in range(start, min(start + size, len(sorted_pairs)))]
+        found.append(collate(examples, int(tokenizer.pad_token_id or 0)))
+    return found
 
 
 def main() -> None:

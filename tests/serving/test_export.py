@@ -1,40 +1,126 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from recipe.command_line.parsing import parse
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import RunError, UserError
 from recipe.serving import export as export_module
-from recipe.serving.export import INPUTS, export
+from recipe.serving.export import export
+from recipe.serving.onnx_form import INPUTS
 from recipe.system.folder_lock import locked
+from tests.utils import write_jsonl
 
 
-def test_onnx_answers_as_the_model_does_in_any_shape(arguments, tmp_path, monkeypatch, capsys):
+def words(run, *more):
+    return parse(["--do_eval", f"--model_name_or_path={run}", "--use_cpu", *more])
+
+
+@pytest.fixture
+def run(arguments, tmp_path):
+    """A run's folder."""
     train(arguments("--prefix_cache=off"))
-    run = tmp_path / "run"
-    agreement = export(parse(["--do_eval", f"--model_name_or_path={run}", "--use_cpu"]))
-    assert agreement.pairs == 30
-    assert agreement.difference < 1e-5
-    assert "30 pairs of" in capsys.readouterr().out
-    assert {path.name for path in (run / "onnx").iterdir()} >= {"model.onnx", "config.json", "tokenizer.json"}
+    return tmp_path / "run"
+
+
+def read_pairs(pairs_dir):
+    return [json.loads(line) for line in (pairs_dir / "dev.json").read_text().splitlines()]
+
+
+def answers_of(run):
+    """What --do_predict answers to the validation split."""
+    predict(parse(["--do_predict", f"--model_name_or_path={run}", "--use_cpu", "--eval_split=validation"]))
+    return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_each_form_answers_as_the_model_does(run, pairs_dir, capsys):
+    found = export(words(run))
+    assert found.differences["stock"] < 1e-6
+    assert found.differences["model.onnx"] < 1e-5
+    assert found.differences["model_int8.onnx"] < 0.1
+    out = capsys.readouterr().out
+    assert "checked         logits of 30 pairs of" in out
+    assert "no difference is shown" in out
+    assert {path.name for path in (run / "onnx").iterdir()} >= {"model.onnx", "model_int8.onnx", "tokenizer.json"}
+    assert {path.name for path in (run / "stock").iterdir()} >= {"model.safetensors", "config.json", "tokenizer.json"}
     assert json.loads((run / "onnx" / "config.json").read_text())["id2label"] == {"0": "different", "1": "same"}
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(run / "onnx" / "model.onnx"))
-    for batch, length in ((1, 3), (5, 40)):
-        inputs = {name: np.ones((batch, length), dtype=np.int64) for name in INPUTS}
-        assert session.run(None, inputs)[0].shape == (batch, 2)
-    before = (run / "onnx" / "model.onnx").read_bytes()
-    monkeypatch.setattr(export_module, "TOLERANCE", 0.0)
-    with pytest.raises(RunError, match="a logit differs by"):
-        export(parse(["--do_eval", f"--model_name_or_path={run}", "--use_cpu"]))
-    assert (run / "onnx" / "model.onnx").read_bytes() == before
+    for name in ("model.onnx", "model_int8.onnx"):
+        session = onnxruntime.InferenceSession(str(run / "onnx" / name))
+        for batch, length in ((1, 3), (5, 40)):
+            inputs = {each: np.ones((batch, length), dtype=np.int64) for each in INPUTS}
+            assert session.run(None, inputs)[0].shape == (batch, 2)
+
+
+def test_stock_libraries_load_the_stock_form_without_remote_code(run, pairs_dir):
+    export(words(run))
+    rows, expected = read_pairs(pairs_dir), answers_of(run)
+    pairs = [(row["sentence1"], row["sentence2"]) for row in rows]
+    chances = CrossEncoder(str(run / "stock"), device="cpu").predict(pairs, apply_softmax=True)
+    assert [each.max() for each in chances] == pytest.approx([row["probability"] for row in expected], abs=1e-5)
+    names = AutoModelForSequenceClassification.from_pretrained(run / "stock").config.id2label
+    assert [names[each.argmax()] for each in chances] == [row["prediction"] for row in expected]
+    classify = pipeline("text-classification", str(run / "stock"), device="cpu")
+    found = classify([{"text": one, "text_pair": other} for one, other in pairs])
+    assert [each["label"] for each in found] == [row["prediction"] for row in expected]
+    assert "auto_map" not in (run / "stock" / "config.json").read_text()
+    half = AutoModelForSequenceClassification.from_pretrained(run / "stock", dtype=torch.float16)
+    batch = AutoTokenizer.from_pretrained(run / "stock")(*map(list, zip(*pairs, strict=True)), padding=True)
+    logits = half(**{key: torch.tensor(value) for key, value in batch.items()}).logits
+    assert torch.softmax(logits.float(), -1).max(-1).values.tolist() == pytest.approx(
+        [row["probability"] for row in expected], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("flags", "within"), [([], 2e-6), (["--int8"], 2e-2)])
+def test_the_script_needs_neither_torch_nor_transformers(run, pairs_dir, tmp_path, flags, within):
+    export(words(run))
+    rows = read_pairs(pairs_dir)
+    write_jsonl(tmp_path / "pairs.jsonl", [{**row, "note": "carried along"} for row in rows])
+    guard = (
+        "import runpy, sys; sys.modules.update(torch=None, transformers=None, recipe=None); sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", guard, str(run / "onnx" / "serve.py"), *flags]
+    with open(tmp_path / "pairs.jsonl") as pairs:
+        done = subprocess.run(command, stdin=pairs, capture_output=True, text=True, check=True, cwd=tmp_path)
+    found, expected = [json.loads(line) for line in done.stdout.splitlines()], answers_of(run)
+    assert [row["sentence1"] for row in found] == [row["sentence1"] for row in rows]
+    assert {row["note"] for row in found} == {"carried along"}
+    if not flags:
+        assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+    mine, theirs = ([row["probability"] for row in rows] for rows in (found, expected))
+    assert mine == pytest.approx(theirs, abs=within)
+
+
+def test_a_form_that_answers_otherwise_is_not_written(run, monkeypatch):
+    export(words(run))
+    before = {name: (run / name).read_bytes() for name in ("onnx/model.onnx", "stock/model.safetensors")}
+    for name in ("model.onnx", "stock"):
+        monkeypatch.setattr(export_module, "TOLERANCES", {name: 0.0})
+        with pytest.raises(RunError, match=f"{name}: a logit differs by"):
+            export(words(run))
+    assert {name: (run / name).read_bytes() for name in before} == before
     assert not list(run.rglob(".*"))
-    with locked(run / "onnx"), pytest.raises(UserError, match=r"onnx: another run writes there"):
-        export(parse(["--do_eval", f"--model_name_or_path={run}", "--use_cpu"]))
+
+
+def test_another_runs_folder_is_left_alone(run):
+    export(words(run))
+    for name in ("onnx", "stock"):
+        with locked(run / name), pytest.raises(UserError, match=rf"{name}: another run writes there"):
+            export(words(run))
     with locked(run, name=".predictions.lock"), pytest.raises(UserError, match=r"run: another run writes there"):
         predict(parse(["--do_predict", f"--model_name_or_path={run}", "--use_cpu"]))
-    assert (run / "onnx" / "model.onnx").read_bytes() == before
+
+
+def test_pairs_without_labels_tell_how_many_are_answered_alike(run, capsys):
+    export(words(run, "--eval_split=test"))
+    assert "of the pairs are answered alike; they have no labels" in capsys.readouterr().out
