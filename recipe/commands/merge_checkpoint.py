@@ -7,9 +7,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from recipe.arguments import ModelArguments
+from recipe.arguments import DataArguments, ModelArguments
 from recipe.checkpoints.manifest import Checkpoint, open_checkpoint
 from recipe.command_line.one_line_parser import OneLineParser
+from recipe.data.splits import unit_of
 from recipe.errors import Damaged, RunError, UserError
 from recipe.file_names import MANIFEST
 from recipe.model.base_model import name_labels, open_base
@@ -53,7 +54,8 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
         model_name_or_path or manifest["base_model"], given["dtype"], given["attn_implementation"], given["dropout"]
     )
     base = open_base(args)
-    name_labels(base, manifest["identity"]["labels"])
+    columns = given.get("data.text_column_names", DataArguments.text_column_names)
+    name_labels(base, manifest["identity"]["labels"], unit_of(DataArguments(text_column_names=columns)))
     base.config.frozen_prefix_depth = manifest["frozen_prefix_depth"]
     model, tokenizer = load_model(base), load_tokenizer(base)
     trained = set(manifest["trainable"])

@@ -69,7 +69,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
     check_length(arguments.data, base.config.max_position_embeddings)
     splits = _open_splits(arguments)
-    continues = name_labels(base, splits[0].label_names)
+    continues = name_labels(base, splits[0].label_names, splits[0].unit)
     tokenizer, model = load_tokenizer(base), load_model(base, keep_classifier=continues)
     freeze(model, arguments.freeze)
     plan = make_plan(model)

@@ -171,14 +171,14 @@ def reading(name: str, part: str) -> Iterator[None]:
         raise UserError(f"--model_name_or_path {name}: {problem}") from error
 
 
-def readable_labels(names: list[str]) -> list[str]:
-    """What a saved model calls the data's labels: AFQMC's 0 and 1 by what they mean, others as they are."""
-    return ["different", "same"] if names == ["0", "1"] else names
+def readable_labels(names: list[str], unit: str) -> list[str]:
+    """What a saved model calls the data's labels: 0 and 1 of pairs by what they mean, others as they are."""
+    return ["different", "same"] if names == ["0", "1"] and unit == "pairs" else names
 
 
-def name_labels(base: Base, names: list[str]) -> bool:
-    """Give the model the labels of its data; returns whether it is a run of this recipe that had them before."""
-    readable, before = readable_labels(names), base.config.id2label
+def name_labels(base: Base, names: list[str], unit: str) -> bool:
+    """Give the model the labels of its data (pairs or sentences); returns whether it is a run that had them before."""
+    readable, before = readable_labels(names, unit), base.config.id2label
     had = base.kind == OURS and [before[index] for index in sorted(before)] == readable
     base.config.id2label = dict(enumerate(readable))
     base.config.label2id = {name: index for index, name in base.config.id2label.items()}

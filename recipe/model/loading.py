@@ -94,7 +94,7 @@ def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> N
     Raises:
         UserError: they are others.
     """
-    ours, names = list(model.config.id2label.values()), readable_labels(split.label_names)
+    ours, names = list(model.config.id2label.values()), readable_labels(split.label_names, split.unit)
     if ours != names:
         raise UserError(
             f"--model_name_or_path {name}: its labels are {', '.join(ours)}, those of {split.source} {', '.join(names)}"

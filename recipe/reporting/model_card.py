@@ -144,7 +144,7 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
 def _rows(scores: dict[str, Any]) -> list[tuple[str, float | None]]:
     rows = [(title, scores[name]) for name, title in SCORES.items()]
     if "best_threshold" in scores:
-        at = f"accuracy at {format_threshold(scores['best_threshold'])}, a threshold chosen on these very pairs"
+        at = f"accuracy at {format_threshold(scores['best_threshold'])}, a threshold chosen on this very split"
         rows.append((at, scores["accuracy_at_best_threshold"]))
     return rows
 

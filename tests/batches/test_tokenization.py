@@ -20,6 +20,17 @@ def test_pairs_are_cut_as_the_tokenizer_cuts_them(tiny_model, monkeypatch, side,
     assert cut == [len(a) + len(b) > max_length - 3 for a, b in pairs]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_single_sentences_are_cls_a_sep_and_cut_as_the_tokenizer_cuts_them(tiny_model, side):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model, truncation_side=side)
+    sentences = [CHARACTERS[:length] for length in range(1, 12)]
+    expected = tokenizer(sentences, truncation=True, max_length=8, return_token_type_ids=True)
+    ids, types, cut = encode_pairs(sentences, None, tokenizer, 8)
+    assert (ids, types) == (expected["input_ids"], expected["token_type_ids"])
+    assert tokenizer.convert_ids_to_tokens(ids[1]) == ["[CLS]", *CHARACTERS[:2], "[SEP]"]
+    assert cut == [length > 6 for length in range(1, 12)]
+
+
 def test_sentences_of_any_length_are_encoded_a_million_characters_at_once():
     sizes = [5, 900_000, 99_995, 2_000_000, 1, 2]
     assert list(truncation._parts(sizes)) == [(0, 3), (3, 4), (4, 6)]

@@ -43,7 +43,7 @@ def stock_classifier(tiny_model, tmp_path_factory):
 
 def test_a_stock_classifier_is_neither_reused_nor_scored(stock_classifier, pairs_dir):
     base = open_folder(stock_classifier)
-    assert name_labels(base, ["LABEL_0", "LABEL_1"]) is False
+    assert name_labels(base, ["LABEL_0", "LABEL_1"], "pairs") is False
     torch.manual_seed(2)
     model = load_model(base)
     stored = load_file(stock_classifier / "model.safetensors")["classifier.weight"]
@@ -61,7 +61,7 @@ def test_a_run_goes_on_with_its_classifier_only_under_the_same_names(arguments, 
     stored = load_file(run / "model.safetensors")["classifier.weight"]
     for names, kept in ((["0", "1"], True), (["1", "0"], False), (["no", "yes"], False), (["0", "1", "2"], False)):
         base = open_folder(run)
-        assert name_labels(base, names) is kept
+        assert name_labels(base, names, "pairs") is kept
         assert torch.equal(load_model(base, keep_classifier=kept).classifier.weight, stored) is kept
     assert torch.equal(load_fine_tuned_model(open_folder(run)).classifier.weight, stored)
     capsys.readouterr()

@@ -44,6 +44,27 @@ def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, name
     assert "layers 0-1" in card.text
 
 
+def test_the_card_of_single_sentences_is_about_sentences(arguments, tmp_path, capsys):
+    for split, count in (("train", 40), ("dev", 20)):
+        rows = [{"text": row["sentence1"], "label": row["label"]} for row in make_pairs(count, count)]
+        write_jsonl(tmp_path / f"{split}.json", rows)
+    data = [f"--data_dir={tmp_path}", "--text_column_names=text", "--prefix_cache=on"]
+    train(arguments("--model_card=true", *data))
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert "pair" not in card.text
+    assert 'classify("花呗' in card.text
+    assert "\n| sentence | label | answered |\n|---|---|---|\n| " in card.text
+    assert (card.data.tags, card.data.eval_results[0].task_name) == (
+        ["sentence-classification", "freeze-fine-tuning"],
+        "Sentence classification",
+    )
+    assert "train: 40 sentences from" in capsys.readouterr().out
+    evaluate(parse([f"--model_name_or_path={tmp_path / 'run'}", "--do_eval", "--use_cpu"]))
+    out = capsys.readouterr().out
+    assert "both orders" not in out
+    assert "answered                 0         1" in out  # which are not taken for different and same
+
+
 def test_labels_and_sentences_are_no_links_images_or_cells(arguments, tmp_path, capsys):
     names = ["[x](http://a.b)|", "\x1b[31mred\nnext"]
     rows = [{**row, "label": names[int(row["label"])]} for row in make_pairs(30)]
