@@ -14,6 +14,7 @@ from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
 from recipe.errors import RunError, UserError
 from recipe.system.distributed import check_sharding, meeting
+from recipe.training.trainer import FreezeTrainer
 from tests.launching import fork_ranks, fsdp_env, small_run, start
 from tests.utils import KEYS, assert_close, history, outcome
 
@@ -78,7 +79,7 @@ def test_two_ranks_resume_in_mid_epoch_to_the_same_bytes(run_two, tmp_path):
     assert outcome(tmp_path) == expected
 
 
-def test_a_rank_that_dies_ends_the_run_and_the_same_command_carries_on(launch, tmp_path):
+def test_a_rank_that_dies_ends_the_run_and_the_same_command_carries_on(launch, tiny_model, pairs_dir, tmp_path):
     words = ["--num_train_epochs=400", "--save_strategy=steps", "--save_steps=2", "--eval_strategy=no"]
     words += [f"--output_dir={tmp_path / 'run'}"]
     process = launch(*words)
@@ -97,13 +98,22 @@ def test_a_rank_that_dies_ends_the_run_and_the_same_command_carries_on(launch, t
     assert process.returncode == 1
     assert "SIGKILL" in err or "-9" in err
     step = int(checkpoint_folders(tmp_path / "run")[0].name.split("-")[1])
-    process = launch(*words)
-    for line in process.stdout:
-        if line.startswith("going on from step"):
-            break
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
+    flags = [*small_run(tiny_model, pairs_dir, tmp_path / "cache of two"), *words]
+    first, second = fork_ranks(flags, [tmp_path, tmp_path], prepare=stop_at_once)
+    assert (first.status, second.status) == (143, 143), first.err + second.err
+    (line,) = [line for line in first.out.splitlines() if line.startswith("going on from step")]
     assert int(line.split()[4].rstrip(":")) in (step, step - 2)  # the newest may be half-written
+
+
+def stop_at_once():
+    """Have this process be asked to stop in its first step."""
+    real = FreezeTrainer.training_step
+
+    def stopping(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args, **kwargs)
+
+    FreezeTrainer.training_step = stopping
 
 
 def _environment(process):
@@ -122,12 +132,12 @@ def _read(path):
         return b""
 
 
-def test_an_error_of_any_rank_is_told_once_by_the_first(launch):
-    process = launch("--freeze_layers=0-9")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    told = [line for line in err.splitlines() if line.startswith("run_freeze.py: error:")]
-    assert told == ["run_freeze.py: error: --freeze_layers 0-9: no layer 9; the model's layers are 0-3"]
+def test_an_error_of_any_rank_is_told_once_by_the_first(tiny_model, pairs_dir, tmp_path):
+    flags = [*small_run(tiny_model, pairs_dir, tmp_path / "cache"), "--freeze_layers=0-9"]
+    first, second = fork_ranks(flags, [tmp_path, tmp_path])
+    assert (first.status, second.status) == (2, 2)
+    told = "run_freeze.py: error: --freeze_layers 0-9: no layer 9; the model's layers are 0-3\n"
+    assert (first.err, second.err) == (told, "")
 
 
 def test_sharded_states_are_refused(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from datasets.iterable_dataset import ExamplesIterable
 
 from recipe.arguments import DataArguments
+from recipe.commands.train import train
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
@@ -104,13 +105,18 @@ def without_the_hub(monkeypatch, tmp_path):
     assert [pair["label"] for pair in iterate(split.pairs)] == [1 - label for label in labels[:7]]
 
 
+def ask(endpoint, monkeypatch):
+    """Have this process ask that Hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+
+
 @pytest.fixture
 def small_hub(monkeypatch, tiny_model):
     """A Hub that this process asks."""
     with hub({"models/some/model": tiny_model}) as endpoint:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        ask(endpoint, monkeypatch)
         yield
     FAULTS.update(busy=0, free=0, wait=0, expired=None)
 
@@ -154,17 +160,26 @@ def test_a_hub_that_is_gone_in_the_middle_ends_the_run_in_a_line():
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
-def test_metadata_that_promises_other_rows_is_found_out(tiny_model, afqmc, tmp_path, cache):
+def test_metadata_that_promises_other_rows_is_found_out(arguments, afqmc, tmp_path, monkeypatch, cache):
     (tmp_path / "wrong").mkdir()
     for path in (afqmc / "afqmc").iterdir():
         (tmp_path / "wrong" / "afqmc").mkdir(exist_ok=True)
         (tmp_path / "wrong" / "afqmc" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "wrong" / "README.md").write_text(CARD.replace("num_examples: 48", "num_examples: 50"))
-    repositories = {"models/google-bert/bert-base-chinese": tiny_model, "datasets/clue/clue": tmp_path / "wrong"}
-    with hub(repositories) as endpoint:
-        done = run(endpoint, tmp_path, f"--prefix_cache={cache}", f"--prefix_cache_dir={tmp_path / 'cache'}")
-    assert done.returncode == 2
-    assert "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50" in done.stderr
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    told = "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50"
+    with hub({"datasets/clue/clue": tmp_path / "wrong"}) as endpoint:
+        ask(endpoint, monkeypatch)
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", endpoint)
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        arguments = arguments(f"--prefix_cache={cache}")
+        arguments.data.data_dir = None
+        with pytest.raises(UserError, match=told):
+            train(arguments)
 
 
 def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
