@@ -1,11 +1,18 @@
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertModel, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertModel,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from recipe.arguments import ModelArguments
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_model
-from recipe.model.modeling import BertForPairwiseCLS
 
 
 def load(folder, **options):
@@ -87,5 +94,6 @@ def test_upstream_layer_still_has_what_the_last_layer_leans_on(tiny_model):
     assert {name for name, _ in layer.named_children()} == {"attention", "intermediate", "output"}
 
 
-def test_loss_is_not_taken_for_one_that_counts_items():
-    assert BertForPairwiseCLS.accepts_loss_kwargs is False
+def test_loss_is_not_taken_for_one_that_counts_items(tiny_model, tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert Trainer(model=load(tiny_model), args=args).model_accepts_loss_kwargs is False
