@@ -6,14 +6,16 @@ DEPTHS ?= 8 10 11 12
 OVER ?=
 SEEDS ?=
 TRIALS ?= 20
+FOLDS ?= 5
 sweep: CONFIG ?= configs/sweep.yaml
 tune: CONFIG ?= configs/tune.yaml
+audit: CONFIG ?= configs/audit.yaml
 KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval predict sweep tune export cache clean-cache bench bench-scale test torture lint clean
+.PHONY: help setup demo train eval predict sweep tune audit export cache clean-cache bench bench-scale test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,7 +46,11 @@ sweep: $(VENV)/.ready ## settings compared by paired seeds, on the demo (CONFIG=
 
 tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on the demo (or CONFIG=..., TRIALS=20)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'
-	$(BIN)/python -m recipe.studies.tune $(CONFIG) --trials $(TRIALS)
+	$(BIN)/python -m recipe.tuning.tune $(CONFIG) --trials $(TRIALS)
+
+audit: $(VENV)/.ready ## training labels that one should not trust, on the demo (or CONFIG=..., FOLDS=5)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python -m recipe.studies.audit $(CONFIG) --folds $(FOLDS)
 
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'

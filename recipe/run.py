@@ -1,12 +1,9 @@
 """What a command line asks for, all of it: to train, then to score, then to answer."""
 
-import copy
 from pathlib import Path
 
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
-
-from recipe.arguments import ModelArguments, RecipeArguments
-from recipe.commands.evaluate import evaluate, open_against, open_labelled
+from recipe.arguments import RecipeArguments
+from recipe.commands.evaluate import evaluate, open_against, open_labelled, with_its_model
 from recipe.commands.predict import PREDICTIONS, predict
 from recipe.commands.train import train
 from recipe.data.opening import require_split
@@ -33,7 +30,7 @@ def run(arguments: RecipeArguments) -> None:
     with in_one_line(args):
         if trains:
             train(arguments)
-            arguments = _with_its_model(arguments)
+            arguments = with_its_model(arguments)
         if scores:
             evaluate(arguments)
         if answers:
@@ -50,13 +47,3 @@ def _check_splits(arguments: RecipeArguments, scores: bool, answers: bool) -> No
     if answers:
         require_split(arguments.data, arguments.data.eval_split or "test")
         check_answers(Path(arguments.training.output_dir or "."), [PREDICTIONS, submission_name(arguments.data)])
-
-
-def _with_its_model(arguments: RecipeArguments) -> RecipeArguments:
-    """The arguments of --do_eval or --do_predict for what --do_train has left in output_dir."""
-    args, model = copy.copy(arguments.training), arguments.model
-    args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
-    args.load_best_model_at_end = args.push_to_hub = False
-    args.early_stopping_patience, args.report_to = None, []
-    mine = ModelArguments(args.output_dir, model.dtype, model.attn_implementation, model.against)
-    return arguments._replace(training=args, model=mine)

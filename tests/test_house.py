@@ -12,7 +12,7 @@ from tests.utils import ROOT
 # Each imports from those on its left only; the modules beside the folders may be imported by all.
 ORDER = (
     *("process", "system", "rows", "data", "batches", "model", "evaluation", "cache", "checkpoints"),
-    *("training", "reporting", "command_line", "commands", "studies", "serving"),
+    *("training", "reporting", "command_line", "commands", "studies", "tuning", "serving"),
 )
 BESIDE = {"arguments", "training_arguments", "training_fields", "errors", "file_names", "internals"}
 MODULES = sorted((ROOT / "recipe").rglob("*.py"))

@@ -1,11 +1,13 @@
 """A saved model's scores on a labelled split, with intervals, and beside another model's."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.commands.predict import answer
@@ -129,3 +131,13 @@ def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers
         return {}
     at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)
     return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}
+
+
+def with_its_model(arguments: RecipeArguments) -> RecipeArguments:
+    """The arguments of --do_eval or --do_predict for what training by these has left in output_dir."""
+    args, model = copy.copy(arguments.training), arguments.model
+    args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+    args.load_best_model_at_end = args.push_to_hub = False
+    args.early_stopping_patience, args.report_to = None, []
+    mine = ModelArguments(args.output_dir, model.dtype, model.attn_implementation, model.against)
+    return arguments._replace(training=args, model=mine)

@@ -1,1 +1,1 @@
-"""Many runs from one prefix: sweeps over any settings, and searches."""
+"""Many runs from one prefix: settings compared by paired seeds, and labels audited."""

@@ -1,35 +1,25 @@
 """A sweep's points: each a run of one setting with one seed, known by all that its result follows from."""
 
 import contextlib
-import hashlib
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from recipe import file_names
-from recipe.arguments import DataArguments, ModelArguments
-from recipe.checkpoints.identity import ARITHMETIC, given_arguments
+from recipe.arguments import RecipeArguments
 from recipe.command_line.parsing import parse
-from recipe.commands.evaluate import open_labelled
+from recipe.commands.evaluate import open_labelled, with_its_model
 from recipe.commands.predict import answer
 from recipe.commands.train import train
-from recipe.data.opening import require_split
 from recipe.errors import Damaged, Missing, UserError
 from recipe.evaluation.metrics import score
-from recipe.model.base_model import open_base
-from recipe.model.freezing import parse_layers
-from recipe.model.loading import load_fine_tuned, load_model
-from recipe.model.tokenizer import load_tokenizer
-from recipe.model.weights import fingerprint
+from recipe.model.loading import load_fine_tuned
 from recipe.reporting.console import reset_peak_memory
 from recipe.reporting.outputs import remove_run, staged
-from recipe.studies.settings import Setting
-from recipe.system.arithmetic import REFUSED, describe_arithmetic
+from recipe.studies.planning import Planned
 from recipe.system.files import write_json
 from recipe.system.json_files import read_json
 
@@ -41,75 +31,6 @@ EVALUATION = {"epoch": float, "eval_accuracy": float, "eval_loss": float}
 POINT = {"key": str, "setting": {str: str}, "seed": int, "evaluations": [EVALUATION], **COUNTS, **SECONDS, **SCORES}
 RECORD = {"majority": (float, None), "points": [POINT]}
 STATE = {"log_history": [{name + "?": kind for name, kind in EVALUATION.items()}]}
-CACHE = ("prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype")
-
-
-class Planned(NamedTuple):
-    """A setting that has been looked at as far as it can be without training."""
-
-    setting: Setting
-    key: str  # of all that its results follow from but the seed
-    depth: int  # layers frozen from 0 upward
-    validation: str | None  # the fingerprint of its validation split
-
-    def place(self, seed: int) -> str:
-        """A name for the files of its point with `seed`, which no other setting's points have."""
-        plain = re.sub(r"[^\w.=-]+", "-", self.setting.name, flags=re.ASCII)[:80]
-        return f"{plain}-{self.key[:8]}-seed-{seed}"
-
-
-def plan(words: Sequence[str], settings: Sequence[Setting]) -> list[Planned]:
-    """Look at each setting, so that what is wrong with the last is said before the first is trained.
-
-    Raises:
-        UserError: a setting is refused, or the settings are scored on different pairs.
-    """
-    read: dict[str, Any] = {}  # what is read of a model or of data serves all settings that have it
-    planned = [_plan(words, setting, read) for setting in settings]
-    for each in planned[1:]:
-        if each.validation != planned[0].validation:
-            raise UserError(
-                f"--over: {each.setting.name} has another validation split than {planned[0].setting.name}; "
-                "settings are compared on the same pairs"
-            )
-    return planned
-
-
-def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Planned:
-    arguments = parse([*words, *setting.words])
-    if arguments.training.eval_strategy == "no":
-        raise UserError("--eval_strategy no: a sweep compares accuracies; epoch or steps is expected")
-    model, data = (json.dumps(vars(part)) for part in (arguments.model, arguments.data))
-    if model not in read:
-        read[model] = _read_model(arguments.model)
-    frozen = parse_layers(arguments.freeze.freeze_layers, read[model]["layers"])
-    if data not in read:
-        read[data] = _read_data(arguments.data)
-    given = {name: value for name, value in given_arguments(arguments).items() if name != "training.seed"}
-    arithmetic = describe_arithmetic(arguments.training)
-    followed = [given, vars(arguments.freeze), {name: getattr(arguments.cache, name) for name in CACHE}]
-    followed += [{name: arithmetic[name] for name in REFUSED}, read[model], read[data]]
-    key = hashlib.sha256(json.dumps(followed, sort_keys=True, default=str).encode()).hexdigest()[:32]
-    depth = next(layer for layer in range(len(frozen) + 1) if layer not in frozen)
-    return Planned(setting, key, depth, read[data]["validation"])
-
-
-def _read_model(args: ModelArguments) -> dict[str, Any]:
-    """What of a base and its tokenizer a result follows from."""
-    base = open_base(args)
-    tokenizer = load_tokenizer(base).backend_tokenizer.to_str()
-    return {
-        "layers": base.config.num_hidden_layers,
-        "weights": fingerprint(load_model(base).bert, trained=True),
-        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
-        "config": {name: getattr(base.config, name, None) for name in ARITHMETIC},
-    }
-
-
-def _read_data(args: DataArguments) -> dict[str, Any]:
-    """What of the data a result follows from."""
-    splits = {name: require_split(args, name) for name in ("train", "validation")}
-    return {"labels": splits["train"].label_names} | {name: split.fingerprint for name, split in splits.items()}
 
 
 def open_record(folder: Path) -> dict[str, Any]:
@@ -152,8 +73,9 @@ def _train(words: Sequence[str], folder: Path, planned: Planned, seed: int) -> d
     own = [f"--seed={seed}", f"--output_dir={place}", "--model_card=false", "--save_total_limit=1"]
     reset_peak_memory()
     with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        train(parse([*words, *planned.setting.words, *own]))
-        scores = _keep_answers(place, folder / PREDICTIONS, name)
+        arguments = parse([*words, *planned.setting.words, *own])
+        train(arguments)
+        scores = keep_answers(arguments, folder / PREDICTIONS / f"{name}.npz")
     scores = {part: scores[part] for part in (*SCORES, "majority")}
     return {"key": planned.key, "setting": dict(planned.setting.values), "seed": seed, **_figures(place), **scores}
 
@@ -166,31 +88,38 @@ def _figures(run: Path) -> dict[str, Any]:
     return {"evaluations": evaluations, **{part: said[part] for part in (*COUNTS, *SECONDS)}}
 
 
-def _keep_answers(run: Path, folder: Path, name: str) -> dict[str, Any]:
-    """Write what the run's model answers to the validation split, as its own evaluation has it; give its scores."""
-    arguments = parse(["--do_eval", f"--model_name_or_path={run}"])
+def keep_answers(arguments: RecipeArguments, path: Path) -> dict[str, Any]:
+    """Write what the model that training has left answers to the validation split, as it evaluates; give its scores.
+
+    Args:
+        arguments: those of the training.
+    """
+    arguments = with_its_model(arguments)
     model, tokenizer = load_fine_tuned(arguments)
     answers = answer(arguments, model, tokenizer, open_labelled(arguments), from_cache=True)
-    folder.mkdir(exist_ok=True)
-    with staged(folder) as staging:
-        np.savez(staging / f"{name}.npz", probabilities=answers.probabilities.astype(np.float32), labels=answers.labels)
+    path.parent.mkdir(exist_ok=True)
+    with staged(path.parent) as staging:
+        np.savez(staging / path.name, probabilities=answers.probabilities.astype(np.float32), labels=answers.labels)
     scores = score(answers.logits, answers.labels)
-    scores |= {"accuracy": 100 * scores["accuracy"], "majority": 100 * scores["majority_baseline"]}
-    return scores
+    return scores | {"accuracy": 100 * scores["accuracy"], "majority": 100 * scores["majority_baseline"]}
 
 
-def read_right(folder: Path, planned: Planned, seed: int) -> np.ndarray:
-    """Which validation pairs a point's model answered rightly, (pairs,).
+def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (examples, labels) and labels (examples,) that `keep_answers` wrote.
 
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / PREDICTIONS / f"{planned.place(seed)}.npz"
     try:
         with np.load(path, allow_pickle=False) as found:
-            right: np.ndarray = found["probabilities"].argmax(-1) == found["labels"]
+            return found["probabilities"], found["labels"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{path}: not a point's answers ({type(error).__name__}); remove it, and the point is trained anew"
-        ) from None
+        reason = f"{path}: not a model's answers ({type(error).__name__})"
+        raise UserError(f"{reason}; remove it, and they are made anew") from None
+
+
+def read_right(folder: Path, planned: Planned, seed: int) -> np.ndarray:
+    """Which validation pairs a point's model answered rightly, (pairs,)."""
+    probabilities, labels = read_answers(folder / PREDICTIONS / f"{planned.place(seed)}.npz")
+    right: np.ndarray = probabilities.argmax(-1) == labels
     return right

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recipe.studies.statistics import Difference, difference, half_width, seeds_that_would_tell
+from recipe.evaluation.paired_seeds import Difference, difference, half_width, seeds_that_would_tell
 
 _NOTHING = Difference(float("inf"), None, (0.0, 0.0), ())  # of settings that share no seed
 

@@ -24,7 +24,8 @@ from recipe.process.exiting import exit_on_error
 from recipe.process.streams import tell
 from recipe.reporting.outputs import check_free, staged
 from recipe.studies.pareto import draw_sweep
-from recipe.studies.points import LOG, RESULTS, Planned, find_or_train, open_record, plan, read_right
+from recipe.studies.planning import Planned, plan
+from recipe.studies.points import LOG, RESULTS, find_or_train, open_record, read_right
 from recipe.studies.settings import Setting, groups, over_depths, parse_over
 from recipe.studies.summary import Row, format_table, recommend, reference_of
 from recipe.system.folder_lock import locked

@@ -12,7 +12,7 @@ from recipe.errors import UserError
         ("studies.sweep", "--seeds 42 -1", "--seed -1: a whole number from 0"),
         ("studies.sweep", "--tolerance nan", "--tolerance nan: points of accuracy"),
         ("studies.sweep", "--depths x", "--depths: invalid int value: 'x'"),
-        ("studies.tune", "--trials 0", "--trials 0: a whole number of at least 1"),
+        ("tuning.tune", "--trials 0", "--trials 0: a whole number of at least 1"),
         ("commands.prefix_cache", "nonsense", "argument action: invalid choice"),
         ("commands.prefix_cache", "prune --older_than_days -1e-3", "--older_than_days -0.001: "),
         ("commands.merge_checkpoint", "", "the following arguments are required: checkpoint, folder"),

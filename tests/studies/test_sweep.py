@@ -57,8 +57,10 @@ def test_a_points_figures_are_those_of_its_run_and_of_its_answers(words, tmp_pat
     (path,) = (tmp_path / "sweep" / "predictions").iterdir()
     with np.load(path) as found:
         assert 100 * (found["probabilities"].argmax(-1) == found["labels"]).mean() == point["accuracy"]
+    log = (tmp_path / "sweep" / "sweep.log").read_text()
+    assert len(re.findall(r"dev.json encoded in", log)) == 1  # its answers take the run's own states
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"seed-5.npz: not a point's answers \(\w+\); remove it, and the point is"):
+    with pytest.raises(UserError, match=r"seed-5.npz: not a model's answers \(\w+\); remove it, and they"):
         sweep(words, Comparison(over=["freeze_layers=0-1"], seeds=[5]))
 
 
@@ -70,12 +72,12 @@ def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, mo
         trained.append((arguments.freeze.freeze_layers, arguments.training.learning_rate, arguments.training.seed))
         return real(arguments)
 
-    def keep(run, folder, name):
-        return {**keep_answers(run, folder, name), "loss": losses[trained[-1][:2]]}
+    def keep(arguments, path):
+        return {**keep_answers(arguments, path), "loss": losses[trained[-1][:2]]}
 
-    keep_answers = points_module._keep_answers
+    keep_answers = points_module.keep_answers
     monkeypatch.setattr(points_module, "train", train)
-    monkeypatch.setattr(points_module, "_keep_answers", keep)
+    monkeypatch.setattr(points_module, "keep_answers", keep)
     asked = Comparison(over=["freeze_layers=none,0-3", "learning_rate=0.01,0.1"], seeds=[1, 2], choose="learning_rate")
     sweep(words, asked._replace(choose_seeds=[9]))
     assert trained[:4] == [(layers, rate, 9) for layers, rate in losses]

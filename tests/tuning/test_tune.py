@@ -7,8 +7,8 @@ import yaml
 
 from recipe.command_line.parsing import parse
 from recipe.errors import RunError, UserError
-from recipe.studies.study import SEARCHED, STUDY, keeping, open_study, trials_done
-from recipe.studies.tune import tune
+from recipe.tuning.study import SEARCHED, STUDY, keeping, open_study, trials_done
+from recipe.tuning.tune import tune
 
 
 def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir, tmp_path, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from recipe.studies.statistics import ROUNDS, bootstrap, difference, half_width, seeds_that_would_tell
+from recipe.evaluation.paired_seeds import ROUNDS, bootstrap, difference, half_width, seeds_that_would_tell
 
 
 def test_half_width_by_hand():

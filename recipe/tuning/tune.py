@@ -1,6 +1,6 @@
 """A search for learning rate, epochs, weight decay and warm-up, all trials from one prefix cache.
 
-    python -m recipe.studies.tune configs/afqmc.yaml --trials 20
+    python -m recipe.tuning.tune configs/afqmc.yaml --trials 20
 
 It is the Trainer's own hyperparameter_search with Optuna (extra `tune`). The study lies in output_dir and a stopped
 search goes on from it; a trial that falls behind the others is pruned after an epoch. The best settings become a YAML.
@@ -24,11 +24,11 @@ from recipe.process.exiting import exit_on_error
 from recipe.process.progress import say
 from recipe.process.signals import stop_requests
 from recipe.reporting.outputs import check_free
-from recipe.studies.study import STUDY, check_study, direction_of, keeping, open_study, require_optuna, trials_done
 from recipe.system.files import write_text
 from recipe.system.folder_lock import locked
 from recipe.training.feeding import build
 from recipe.training.trainer import FreezeTrainer
+from recipe.tuning.study import STUDY, check_study, direction_of, keeping, open_study, require_optuna, trials_done
 
 BEST, HEAD = "best.yaml", "# Trial "
 
@@ -146,7 +146,7 @@ def best_yaml(words: list[str], study: Any) -> str:
 def main() -> None:
     """A search from the command line."""
     parser = OneLineParser(
-        prog="python -m recipe.studies.tune",
+        prog="python -m recipe.tuning.tune",
         description="Search for the best settings. Other flags are those of run_freeze.py.",
         allow_abbrev=False,
     )

@@ -1,0 +1,151 @@
+"""Which labels one should not trust: each training pair answered by a model that did not see it, from one prefix cache.
+
+    python -m recipe.studies.audit configs/afqmc.yaml --folds 5
+
+The training split is cut into folds; for each a tail is trained on the others, from states that are there, and answers
+it. Confident learning (cleanlab, extra `audit`; Northcutt et al. 2021) then tells which labels these answers
+speak against. A stopped audit goes on at its fold.
+"""
+
+import contextlib
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from recipe.arguments import DataArguments, RecipeArguments
+from recipe.command_line.one_line_parser import OneLineParser
+from recipe.command_line.parsing import parse
+from recipe.commands.train import train
+from recipe.data.opening import require_split
+from recipe.data.splits import Split, iterate
+from recipe.errors import UserError
+from recipe.process.exiting import exit_on_error
+from recipe.process.streams import tell
+from recipe.reporting.outputs import check_free, remove_run
+from recipe.studies.audit_report import DOUBTFUL, PAGE, Audit, line_of, write_audit
+from recipe.studies.planning import key_of, read_model
+from recipe.studies.points import keep_answers, read_answers
+from recipe.system.files import write_text
+from recipe.system.folder_lock import locked
+
+LOG, ANSWERS = "audit.log", "folds"
+
+
+def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> Audit:
+    """Find doubtful labels; doubtful.jsonl, audit.md and train files without the worst are in output_dir.
+
+    Args:
+        words: a command line of run_freeze.py.
+        leave_out: shares of the training split, 0 to 1; for each a file is written that leaves its most doubtful out.
+
+    Raises:
+        UserError: cleanlab is missing, or the arguments or the data are not right.
+    """
+    find_issues = _require_cleanlab()
+    if not 2 <= folds <= 100:
+        raise UserError(f"--folds {folds}: a whole number from 2 to 100 is expected")
+    for share in leave_out:
+        if not 0 < share < 1:
+            raise UserError(f"--leave_out {share:g}: a share of the pairs between 0 and 1 is expected")
+    own = ["--eval_strategy=no", "--save_strategy=no", "--model_card=false"]  # nothing is chosen by a fold's answers
+    arguments = parse([*words, *own])
+    split = require_split(arguments.data, "train")
+    pairs = list(iterate(split.pairs))
+    of_fold = assign_folds(pairs, folds, arguments.training.seed)
+    folder = arguments.training.folder
+    with locked(folder):
+        for name in (LOG, DOUBTFUL, PAGE):
+            check_free(folder / name, (folder / ANSWERS).is_dir())
+        read = {"labels": split.label_names, "train": split.fingerprint, "seed": arguments.training.seed}
+        key = key_of(arguments, read_model(arguments.model), read)
+        found = np.empty((len(pairs), len(split.label_names)))
+        for fold in range(folds):
+            path = folder / ANSWERS / f"{key[:16]}-{fold + 1}-of-{folds}.npz"
+            if not path.is_file():
+                _train_fold(arguments, split, pairs, of_fold == fold, path)
+            found[of_fold == fold] = read_answers(path)[0]
+            tell(f"fold {fold + 1} of {folds}  {(of_fold == fold).sum():,} pairs answered by a model of the others")
+        labels = np.array([pair["label"] for pair in pairs])
+        places = find_issues(labels, found, return_indices_ranked_by="self_confidence", n_jobs=1)
+        audited = Audit(places, found, labels)
+        write_audit(folder, split, pairs, audited, leave_out)
+    return audited
+
+
+def assign_folds(pairs: Sequence[dict[str, Any]], folds: int, seed: int) -> np.ndarray:
+    """The fold of each pair, (pairs,): labels in equal shares, and a pair's repeats, swapped ones too, in one fold."""
+    texts = [tuple(sorted(filter(None, (pair["sentence1"], pair["sentence2"])))) for pair in pairs]
+    numbers: dict[tuple[str, ...], int] = {}
+    groups = [numbers.setdefault(text, len(numbers)) for text in texts]
+    labels, of_fold = [pair["label"] for pair in pairs], np.empty(len(pairs), int)
+    cuts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    for fold, (_, held) in enumerate(cuts):
+        of_fold[held] = fold
+    return of_fold
+
+
+def _train_fold(
+    arguments: RecipeArguments, split: Split, pairs: Sequence[dict[str, Any]], held: np.ndarray, path: Path
+) -> None:
+    """Train on the pairs that are not held out, and keep the answers to those that are."""
+    folder = arguments.training.folder
+    place = folder / path.stem
+    data = DataArguments(
+        train_file=str(folder / f"{path.stem}-train.jsonl"),
+        validation_file=str(folder / f"{path.stem}-held-out.jsonl"),
+        label_names=list(split.label_names),
+        max_length=arguments.data.max_length,
+        text_column_names="sentence1,sentence2" if split.unit == "pairs" else "sentence1",
+        streaming=arguments.data.streaming,
+        shuffle_buffer_size=arguments.data.shuffle_buffer_size,
+    )
+    for name, chosen in ((data.train_file, ~held), (data.validation_file, held)):
+        rows = [pairs[int(number)] for number in np.flatnonzero(chosen)]
+        write_text(Path(str(name)), "".join(line_of(row, split) for row in rows))
+    mine = arguments._replace(data=data, training=copy.copy(arguments.training))
+    mine.training.output_dir = str(place)
+    with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        train(mine)
+        keep_answers(mine, path)
+    remove_run(place)
+    for name in (data.train_file, data.validation_file):
+        Path(str(name)).unlink()
+
+
+def _require_cleanlab() -> Any:
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        raise UserError(
+            "the audit needs cleanlab: pip install -c constraints.txt -e '.[audit]', or make audit"
+        ) from error
+    return find_label_issues
+
+
+def build_parser() -> OneLineParser:
+    """The parser of an audit's own flags."""
+    parser = OneLineParser(
+        prog="python -m recipe.studies.audit",
+        description="Which training labels one should not trust. Other flags are those of run_freeze.py.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--folds", type=int, default=5, help="parts of the training split, each answered by the others")
+    parser.add_argument(
+        "--leave_out", nargs="+", type=float, default=[], help="shares (0.01 0.05): train files without the worst pairs"
+    )
+    return parser
+
+
+def main() -> None:
+    """An audit from the command line."""
+    ours, words = build_parser().parse_known_args(sys.argv[1:])
+    audit(words, ours.folds, ours.leave_out)
+
+
+if __name__ == "__main__":
+    exit_on_error(main)

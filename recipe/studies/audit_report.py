@@ -1,0 +1,74 @@
+"""What an audit found: doubtful pairs as JSON lines and as a page, and train files without the worst of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recipe.data.splits import Split
+from recipe.process.streams import tell
+from recipe.process.text import markdown, shown
+from recipe.system.files import write_text
+
+DOUBTFUL, PAGE = "doubtful.jsonl", "audit.md"
+LISTED = 50  # on the page
+
+
+class Audit(NamedTuple):
+    """What came of it: the places of doubtful pairs, the most doubtful first, and each pair's answer.
+
+    Attributes:
+        places: in the training split, from 0.
+        probabilities: of each label, by a model that did not see the pair, (pairs, labels).
+        labels: as they stand, (pairs,).
+    """
+
+    places: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+
+def write_audit(
+    folder: Path, split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, leave_out: Sequence[float]
+) -> None:
+    """Write the doubtful pairs as JSON lines and as a page, and the training split without the worst of all pairs."""
+    lines = [_doubtful(split, pairs, audited, int(place)) for place in audited.places]
+    write_text(folder / DOUBTFUL, "".join(lines))
+    share, right = len(lines) / len(pairs), audited.probabilities.argmax(-1) == audited.labels
+    said = f"{len(lines):,} of {len(pairs):,} labels are doubtful ({share:.1%}); {right.mean():.4f} of all are answered"
+    head = f"# Doubtful labels\n\n{shown(split.source)}: {said} as they stand, by models that did not see them.\n\n"
+    rows = "".join(_row(split, pairs[place], audited, int(place)) for place in audited.places[:LISTED])
+    table = f"| line | sentences | label | answer | its probability |\n|---|---|---|---|---|\n{rows}"
+    listed = f"The {min(LISTED, len(lines))} most doubtful; all of them are in {DOUBTFUL}."
+    write_text(folder / PAGE, f"{head}{listed}\n\n{table}")
+    tell(f"\ndoubtful        {folder / DOUBTFUL}: {said} as they stand\npage            {folder / PAGE}")
+    trust = np.take_along_axis(audited.probabilities, audited.labels[:, None], -1)[:, 0]
+    for worst in leave_out:
+        kept = np.sort(np.argsort(trust, kind="stable")[round(worst * len(pairs)) :])
+        path = folder / f"train-without-{100 * worst:g}-percent.jsonl"
+        write_text(path, "".join(line_of(pairs[place], split) for place in kept))
+        tell(f"left out        {path}: {len(kept):,} pairs, without those whose label has the lowest probability")
+
+
+def _doubtful(split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, place: int) -> str:
+    chances = audited.probabilities[place]
+    answer, label = int(chances.argmax()), int(audited.labels[place])
+    of_answer, of_label = (round(float(chances[each]), 6) for each in (answer, label))
+    more = {"row": place + 1, "prediction": split.label_names[answer], "probability": of_answer}
+    return line_of(pairs[place], split, **more, probability_of_label=of_label)
+
+
+def _row(split: Split, pair: dict[str, Any], audited: Audit, place: int) -> str:
+    chances = audited.probabilities[place]
+    texts = "<br>".join(markdown(pair[key]) for key in ("sentence1", "sentence2") if pair[key] is not None)
+    names = [markdown(split.label_names[each]) for each in (audited.labels[place], chances.argmax())]
+    return f"| {place + 1:,} | {texts} | {names[0]} | {names[1]} | {chances.max():.3f} |\n"
+
+
+def line_of(pair: dict[str, Any], split: Split, **more: Any) -> str:
+    """One row of the split as a line of JSON, with its own id, its label's name and what `more` says."""
+    row = {key: pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None}
+    row |= {"id": json.loads(pair["id"])} if pair["id"] is not None else {}
+    return json.dumps({**row, "label": split.label_names[pair["label"]], **more}, ensure_ascii=False) + "\n"

@@ -1,0 +1,94 @@
+"""What a sweep is going to train, looked at before anything is: each setting, and all that its results follow from."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from recipe.arguments import DataArguments, ModelArguments, RecipeArguments
+from recipe.checkpoints.identity import ARITHMETIC, given_arguments
+from recipe.command_line.parsing import parse
+from recipe.data.opening import require_split
+from recipe.errors import UserError
+from recipe.model.base_model import open_base
+from recipe.model.freezing import parse_layers
+from recipe.model.loading import load_model
+from recipe.model.tokenizer import load_tokenizer
+from recipe.model.weights import fingerprint
+from recipe.studies.settings import Setting
+from recipe.system.arithmetic import REFUSED, describe_arithmetic
+
+CACHE = ("prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype")
+
+
+class Planned(NamedTuple):
+    """A setting that has been looked at as far as it can be without training."""
+
+    setting: Setting
+    key: str  # of all that its results follow from but the seed
+    depth: int  # layers frozen from 0 upward
+    validation: str | None  # the fingerprint of its validation split
+
+    def place(self, seed: int) -> str:
+        """A name for the files of its point with `seed`, which no other setting's points have."""
+        plain = re.sub(r"[^\w.=-]+", "-", self.setting.name, flags=re.ASCII)[:80]
+        return f"{plain}-{self.key[:8]}-seed-{seed}"
+
+
+def plan(words: Sequence[str], settings: Sequence[Setting]) -> list[Planned]:
+    """Look at each setting, so that what is wrong with the last is said before the first is trained.
+
+    Raises:
+        UserError: a setting is refused, or the settings are scored on different pairs.
+    """
+    read: dict[str, Any] = {}  # what is read of a model or of data serves all settings that have it
+    planned = [_plan(words, setting, read) for setting in settings]
+    for each in planned[1:]:
+        if each.validation != planned[0].validation:
+            raise UserError(
+                f"--over: {each.setting.name} has another validation split than {planned[0].setting.name}; "
+                "settings are compared on the same pairs"
+            )
+    return planned
+
+
+def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Planned:
+    arguments = parse([*words, *setting.words])
+    if arguments.training.eval_strategy == "no":
+        raise UserError("--eval_strategy no: a sweep compares accuracies; epoch or steps is expected")
+    model, data = (json.dumps(vars(part)) for part in (arguments.model, arguments.data))
+    if model not in read:
+        read[model] = read_model(arguments.model)
+    frozen = parse_layers(arguments.freeze.freeze_layers, read[model]["layers"])
+    if data not in read:
+        read[data] = _read_data(arguments.data)
+    depth = next(layer for layer in range(len(frozen) + 1) if layer not in frozen)
+    return Planned(setting, key_of(arguments, read[model], read[data]), depth, read[data]["validation"])
+
+
+def key_of(arguments: RecipeArguments, model: dict[str, Any], data: dict[str, Any]) -> str:
+    """A digest of all that a run's results follow from but its seed, given what was read of its model and data."""
+    given = {name: value for name, value in given_arguments(arguments).items() if name != "training.seed"}
+    arithmetic = describe_arithmetic(arguments.training)
+    followed = [given, vars(arguments.freeze), {name: getattr(arguments.cache, name) for name in CACHE}]
+    followed += [{name: arithmetic[name] for name in REFUSED}, model, data]
+    return hashlib.sha256(json.dumps(followed, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def read_model(args: ModelArguments) -> dict[str, Any]:
+    """What of a base and its tokenizer a result follows from."""
+    base = open_base(args)
+    tokenizer = load_tokenizer(base).backend_tokenizer.to_str()
+    return {
+        "layers": base.config.num_hidden_layers,
+        "weights": fingerprint(load_model(base).bert, trained=True),
+        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "config": {name: getattr(base.config, name, None) for name in ARITHMETIC},
+    }
+
+
+def _read_data(args: DataArguments) -> dict[str, Any]:
+    """What of the data a result follows from."""
+    splits = {name: require_split(args, name) for name in ("train", "validation")}
+    return {"labels": splits["train"].label_names} | {name: split.fingerprint for name, split in splits.items()}

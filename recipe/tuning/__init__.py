@@ -1,0 +1,1 @@
+"""A search for settings with Optuna, all trials from one prefix."""

@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+
+from recipe.errors import UserError
+from recipe.studies import audit as audit_module
+from recipe.studies.audit import assign_folds, audit
+from tests.utils import write_jsonl
+
+TOPICS = ("花呗还款", "借呗提额", "余额提现", "账单分期", "芝麻信用", "红包退回")
+
+
+def make_rows(count):
+    """Pairs that are the same where their topics are, which a tiny BERT learns; every tenth label is wrong."""
+    draws, rows = np.random.default_rng(0), []
+    for number in range(count):
+        one, other = (TOPICS[draws.integers(6)] for _ in range(2)) if number % 2 else [TOPICS[draws.integers(6)]] * 2
+        label = int(one == other)
+        rows.append({"sentence1": f"{one}{number}", "sentence2": f"{other}吗", "label": str(label), "id": number})
+    return rows
+
+
+@pytest.fixture
+def words(tiny_model, tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", make_rows(60))
+    given = {"model_name_or_path": tiny_model, "train_file": tmp_path / "train.jsonl", "max_length": 32}
+    given |= {"per_device_train_batch_size": 16, "num_train_epochs": 1, "output_dir": tmp_path / "audit"}
+    given |= {"prefix_cache_dir": tmp_path / "cache", "bf16": "false", "use_cpu": "true", "freeze_layers": "0-1"}
+    return [f"--{name}={value}" for name, value in given.items()]
+
+
+def test_each_pair_is_answered_by_a_model_that_did_not_see_it(words, tmp_path, monkeypatch, capsys):
+    trained, real = [], audit_module.train
+
+    def train(arguments):
+        files = (arguments.data.train_file, arguments.data.validation_file)
+        trained.append([{json.loads(line)["id"] for line in open(path)} for path in files])  # noqa: SIM115
+        if len(trained) == 2 and stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        return real(arguments)
+
+    stops = {"stop"}
+    monkeypatch.setattr(audit_module, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        audit(words, 3)
+    found = audit(words, 3, [0.1])
+    assert len(trained) == 4  # the fold that was stopped, once more
+    del trained[1]
+    assert all(seen.isdisjoint(held) and seen | held == set(range(60)) for seen, held in trained)
+    assert set().union(*(held for _, held in trained)) == set(range(60))
+    assert found.probabilities.shape == (60, 2)
+    assert found.probabilities.sum(1) == pytest.approx(1, abs=1e-6)
+    folder = tmp_path / "audit"
+    doubtful = [json.loads(line) for line in (folder / "doubtful.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in doubtful] == [place + 1 for place in found.places]
+    assert all(row["id"] == row["row"] - 1 and row["prediction"] != row["label"] for row in doubtful)
+    kept = [json.loads(line)["id"] for line in (folder / "train-without-10-percent.jsonl").read_text().splitlines()]
+    trust = found.probabilities[np.arange(60), found.labels]
+    assert kept == sorted(np.argsort(trust, kind="stable")[6:])
+    assert {path.name for path in folder.iterdir()} == {
+        *("audit.log", "audit.md", "doubtful.jsonl", "folds", "train-without-10-percent.jsonl"),
+    }
+    assert "of 60 labels are doubtful" in capsys.readouterr().out
+    again = audit(words, 3)
+    assert len(trained) == 3
+    assert again.places.tolist() == found.places.tolist()
+
+
+def test_labels_that_answers_speak_against_are_doubtful(words, tmp_path, monkeypatch):
+    """With answers that know better, exactly the wrong labels are named, the surest first."""
+    rows = make_rows(60)
+    truth = np.array([int(row["label"]) for row in rows])
+    for number in (3, 40):
+        rows[number]["label"] = str(1 - truth[number])
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    sure = np.where(np.arange(60) == 40, 0.99, 0.9)
+
+    def keep(arguments, path):
+        held = [json.loads(line)["id"] for line in open(arguments.data.validation_file)]  # noqa: SIM115
+        chances = np.where(truth[held] == 1, sure[held], 1 - sure[held])
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, probabilities=np.stack([1 - chances, chances], 1), labels=truth[held])
+
+    monkeypatch.setattr(audit_module, "train", lambda arguments: None)
+    monkeypatch.setattr(audit_module, "keep_answers", keep)
+    assert audit(words, 4).places.tolist() == [40, 3]
+    page = (tmp_path / "audit" / "audit.md").read_text()
+    assert "2 of 60 labels are doubtful (3.3%)" in page
+    assert page.index("| 41 |") < page.index("| 4 |")
+
+
+def test_repeats_and_swapped_pairs_are_in_one_fold_and_labels_in_all():
+    pairs = [{"sentence1": f"a{n % 20}", "sentence2": f"b{n % 20}", "label": n % 2} for n in range(40)]
+    pairs += [{**pair, "sentence1": pair["sentence2"], "sentence2": pair["sentence1"]} for pair in pairs[:10]]
+    folds = assign_folds(pairs, 4, 1)
+    for number in range(20):
+        assert len({folds[place] for place, pair in enumerate(pairs) if f"a{number}" in pair.values()}) == 1
+    labels = np.array([pair["label"] for pair in pairs])
+    assert all(0.3 < labels[folds == fold].mean() < 0.7 for fold in range(4))
+    single = [{"sentence1": str(n), "sentence2": None, "label": n % 2} for n in range(8)]
+    assert sorted(assign_folds(single, 2, 1)) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("folds", "shares", "says"),
+    [
+        (1, [], "--folds 1: a whole number from 2 to 100 is expected"),
+        (101, [], "--folds 101: "),
+        (5, [1.0], "--leave_out 1: a share of the pairs between 0 and 1 is expected"),
+        (5, [float("nan")], "--leave_out nan: "),
+    ],
+)
+def test_what_cannot_be_meant(words, tmp_path, folds, shares, says):
+    with pytest.raises(UserError, match=says):
+        audit(words, folds, shares)
+    assert not (tmp_path / "audit").exists()
