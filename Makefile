@@ -2,6 +2,7 @@
 PYTHON ?= python3
 RUN ?=
 AGAINST ?=
+SPLIT ?=
 DEPTHS ?= 8 10 11 12
 OVER ?=
 SEEDS ?=
@@ -10,12 +11,13 @@ FOLDS ?= 5
 sweep: CONFIG ?= configs/sweep.yaml
 tune: CONFIG ?= configs/tune.yaml
 audit: CONFIG ?= configs/audit.yaml
+check-data: CONFIG ?= configs/demo.yaml
 KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval predict sweep tune audit export cache clean-cache bench bench-scale test torture lint clean
+.PHONY: help setup demo train eval predict sweep tune audit check-data export cache clean-cache bench bench-scale test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -51,6 +53,9 @@ tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on th
 audit: $(VENV)/.ready ## training labels that one should not trust, on the demo (or CONFIG=..., FOLDS=5)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
 	$(BIN)/python -m recipe.studies.audit $(CONFIG) --folds $(FOLDS)
+
+check-data: $(VENV)/.ready ## labels, lengths and repeats of a run's data, its cache (CONFIG=...; SPLIT=0.1 makes a validation split)
+	$(BIN)/python -m recipe.commands.check_data $(CONFIG) $(if $(SPLIT),--split $(SPLIT))
 
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'

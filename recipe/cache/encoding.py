@@ -75,7 +75,7 @@ def encode(job: Encoding, missing: Tensor, args: TrainingArguments, share: Share
     store = open_store(job.directory, job.key)
     if store is None:
         raise OSError(f"{job.directory / job.key.name} is gone")
-    run, computed = _prefix_runner(job, args.device), getattr(torch, job.key.compute_dtype)
+    run, computed = prefix_runner(job, args.device), getattr(torch, job.key.compute_dtype)
     handed_on = getattr(torch, job.key.dtype) if _may_extend(job.key) else computed
     writer = Writer(store, job.hashes, job.rows.numpy(), getattr(torch, job.key.dtype))
     with Progress(args, total, f"encoding {job.source}", "token") as progress, torch.inference_mode():
@@ -125,7 +125,7 @@ def _why_not_finite(job: Encoding, states: Tensor) -> str:
     )
 
 
-def _prefix_runner(job: Encoding, device: torch.device) -> Callable[[Base, Tensor, torch.dtype], Tensor]:
+def prefix_runner(job: Encoding, device: torch.device) -> Callable[[Base, Tensor, torch.dtype], Tensor]:
     """A function: what to go on from, indices of pairs of one length, what type a layer hands on -> their states.
 
     The states (batch, tokens, hidden) are on `device`; a batch that is not full is filled up with copies of its last

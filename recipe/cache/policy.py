@@ -45,7 +45,7 @@ def cache_prefix(
         try:
             tokens = [_read(split, directory, args) for split in splits]
             heads = _what_fits(model, tokens, arguments)
-            key = _choose_key(model, arguments, before)
+            key = choose_key(model, arguments, before)
             jobs = [
                 Encoding(model, head, pair_hashes(head), key, directory, split.source)
                 for split, head in zip(splits, heads, strict=True)
@@ -112,7 +112,7 @@ def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: Recip
     return heads
 
 
-def _choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None) -> CacheKey:
+def choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None) -> CacheKey:
     """A function of the command and the processor alone: never of what lies in the cache."""
     cache, args = arguments.cache, arguments.training
     dtype = cache.prefix_compute_dtype

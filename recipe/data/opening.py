@@ -45,7 +45,8 @@ def require_split(args: DataArguments, name: str) -> Split:
     if split is None:
         place = f"--data_dir {args.data_dir}: no {name} split in it" if args.data_dir else f"--{name}_file: not given"
         expected = f"{name}.json (or .jsonl, .csv, .tsv, .parquet, plain or .gz) is expected"
-        raise UserError("; ".join([place, *_near_misses(args, name), expected]))
+        made = ["make check-data SPLIT=0.1 makes one of the training split"] if name == "validation" else []
+        raise UserError("; ".join([place, *_near_misses(args, name), expected, *made]))
     if split.rows == 0:
         raise UserError("; ".join([f"{split.source}: no sentence pairs in it", *split.left_out()]))
     return split

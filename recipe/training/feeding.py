@@ -111,15 +111,16 @@ def train_batches(split: Split, arguments: RecipeArguments) -> TrainBatches:
         open_source: Callable[[], Source] = partial(ArrowLookup, split.examples)
     else:
         open_source = partial(_restart, split)
-    return _ordered(open_source, _tokens, split.rows, arguments)
+    return ordered(open_source, _tokens, split.rows, arguments)
 
 
 def cached_batches(cached: CachedSplit, arguments: RecipeArguments) -> TrainBatches:
     """The same batches in the same order, looked up in the prefix cache."""
-    return _ordered(lambda: cached, cached.length, len(cached.lengths), arguments)
+    return ordered(lambda: cached, cached.length, len(cached.lengths), arguments)
 
 
-def _ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArguments) -> TrainBatches:
+def ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArguments) -> TrainBatches:
+    """A run's batches of what `open_source()` gives, of `count` examples with `length_of` tokens each."""
     args: FreezeTrainingArguments = arguments.training
     shape = StepShape(
         args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, args.process_index

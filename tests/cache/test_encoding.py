@@ -48,13 +48,13 @@ def rows_of(cache):
 def test_going_on_from_shallower_states_gives_the_bytes_of_one_pass(
     model, encoded, tmp_path, monkeypatch, dtype, compute_dtype, layers
 ):
-    found, run = [], encoding._prefix_runner
+    found, run = [], encoding.prefix_runner
 
     def counted(job, device):
         real = run(job, device)
         return lambda base, *more: found.append(base.depth) or real(base, *more)
 
-    monkeypatch.setattr(encoding, "_prefix_runner", counted)
+    monkeypatch.setattr(encoding, "prefix_runner", counted)
     caches = {}
     for name, depths in (("one pass", [layers]), ("in steps", ["0", "0-1", layers])):
         for depth in depths:

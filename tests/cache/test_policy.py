@@ -11,7 +11,7 @@ def test_the_computing_type_does_not_depend_on_what_lies_in_the_cache(model, enc
     monkeypatch.setattr(policy, "multiplies_in_bfloat16", lambda kind: True)
     _, _, key = encoded("float16", "float32")
     for before, kept in ((None, "bfloat16"), (PrefixState("float16", "float32"), "float32")):
-        chosen = policy._choose_key(model, arguments("--prefix_compute_dtype=auto"), before)
+        chosen = policy.choose_key(model, arguments("--prefix_compute_dtype=auto"), before)
         assert chosen.compute_dtype == kept
         assert (chosen.name == key._replace(arithmetic=chosen.arithmetic).name) is (kept == "float32")
 

@@ -1,0 +1,124 @@
+"""A run's splits in words: labels, lengths and repeats, what their batches carry and what the prefix cache takes."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from recipe.arguments import RecipeArguments
+from recipe.batches.tokens import Tokens
+from recipe.cache.encoding import Base, Encoding, equal_length_batches, prefix_runner
+from recipe.cache.finding import GIGABYTE, missing_pairs
+from recipe.cache.key import batch_pairs, pair_hashes
+from recipe.cache.policy import choose_key
+from recipe.cache.store import open_store
+from recipe.data.pairs import UNLABELLED
+from recipe.data.repeats import Texts
+from recipe.data.splits import Split
+from recipe.model.freezing import freeze
+from recipe.model.modeling import BertForPairwiseCLS
+from recipe.training.feeding import ordered
+
+TIMED = 12  # batches, of lengths from the longest to the shortest
+
+
+class Read(NamedTuple):
+    """A split read whole."""
+
+    split: Split
+    tokens: Tokens
+    texts: Texts
+
+
+def describe(read: Read) -> Iterator[tuple[str, str]]:
+    """A split's rows, labels, lengths and repeats."""
+    split, tokens, texts = read
+    yield split.name, split.describe().partition(": ")[2]
+    counts, rows = Counter(tokens.labels.tolist()), len(tokens.labels)
+    named = [(split.label_names[label], count) for label, count in sorted(counts.items()) if label != UNLABELLED]
+    if named:
+        shares = ", ".join(f"{name} {count:,} ({count / rows:.1%})" for name, count in named)
+        most, count = max(named, key=lambda each: each[1])
+        yield "  labels", f"{shares}; always answering {most}: {count / rows:.4f}"
+    if counts[UNLABELLED]:
+        yield "  labels", f"{counts[UNLABELLED]:,} {split.unit} without one"
+    at = np.quantile(tokens.lengths.numpy(), (0, 0.5, 0.9, 0.99, 1), method="inverted_cdf").tolist()
+    cut = f"{tokens.cut:,} cut at --max_length ({tokens.cut / rows:.2%})"
+    yield "  tokens", f"{at[0]} to {at[-1]}, half up to {at[1]}, 90 % up to {at[2]}, 99 % up to {at[3]}; {cut}"
+    seen = texts.repeats()
+    yield (
+        "  repeated",
+        f"{seen.rows:,} rows repeat an earlier one; {seen.contradicting:,} {split.unit} have several labels",
+    )
+    if split.unit == "pairs":
+        differ = f"{seen.swapped_contradicting:,} of them with other labels"
+        yield "  swapped", f"{seen.swapped:,} pairs stand there in the other order too, {differ}"
+
+
+def describe_overlap(one: Read, other: Read) -> str:
+    """What of two splits is in both."""
+    found = other.texts.overlap(one.texts)
+    return (
+        f"{found.rows:,} rows of {other.split.name} are in {one.split.name} too, {found.contradicting:,} with another "
+        f"label; {found.sentences:,} sentences are in both"
+    )
+
+
+class _Lengths:
+    """A Source of how many tokens each pair has."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = lengths
+
+    def take(self, indices: list[int]) -> list[int]:
+        """Look them up."""
+        return [self.lengths[index] for index in indices]
+
+    def skip(self, indices: list[int]) -> None:
+        """Nothing to do."""
+
+
+def padding(tokens: Tokens, arguments: RecipeArguments) -> float:
+    """Tokens that the first epoch's batches carry, for each real one."""
+    source = _Lengths(tokens.lengths.tolist())
+    batches = ordered(lambda: source, int, len(source.lengths), arguments)
+    return sum(max(batch) * len(batch) for batch in batches if batch) / sum(source.lengths)
+
+
+def describe_cache(arguments: RecipeArguments, model: BertForPairwiseCLS, splits: Sequence[Read]) -> str:
+    """What the prefix cache takes, and how long making it does: a few batches are timed."""
+    freeze(model, arguments.freeze)
+    if not model.prefix_depth:
+        return "none, since there is no frozen prefix"
+    key, directory = choose_key(model, arguments, None), Path(arguments.cache.prefix_cache_dir)
+    jobs = [Encoding(model, tokens, pair_hashes(tokens), key, directory, split.source) for split, tokens, _ in splits]
+    store, size, missing = open_store(directory, key), 0, 0
+    for job in jobs:
+        size += int(job.rows[missing_pairs(None, job)].sum()) * key.row_bytes
+        missing += int(job.tokens.lengths[missing_pairs(store, job)].sum())
+    what = f"{size / GIGABYTE:.2f} GB at depth {key.depth} in {key.dtype}"
+    if not missing:
+        return f"{what}, all of it there"
+    rate = time_encoding(jobs[0], arguments)
+    return f"{what}; {missing:,} tokens to encode at {rate:,.0f} a second: {missing / rate:,.0f} s"
+
+
+def time_encoding(job: Encoding, arguments: RecipeArguments) -> float:
+    """Tokens a second of the encoding pass, over full batches of lengths from end to end; nothing is kept."""
+    lengths = job.tokens.lengths
+    batches = list(equal_length_batches(lengths, job.key.batch_tokens))
+    full = [
+        each for each in batches if len(each) == batch_pairs(int(lengths[each[0]]), job.key.batch_tokens)
+    ] or batches
+    some = full[:: max(1, len(full) // TIMED)][:TIMED]
+    run, dtype = prefix_runner(job, arguments.training.device), getattr(torch, job.key.compute_dtype)
+    with torch.inference_mode():
+        run(Base(), some[-1], dtype)  # the first is slower
+        start = time.perf_counter()
+        for batch in some:
+            run(Base(), batch, dtype).sum().item()  # waits for the device
+    return sum(int(lengths[batch].sum()) for batch in some) / (time.perf_counter() - start)

@@ -1,0 +1,107 @@
+import json
+import sys
+
+import pytest
+
+from recipe.commands import check_data
+from recipe.commands.describe_data import padding
+from recipe.errors import RunError, UserError
+from tests.utils import make_pairs, write_jsonl
+
+TABLE = [
+    "sentence1\tsentence2\tlabel",
+    "花呗\t借呗\t1",
+    "借呗\t花呗\t0",
+    "花呗\t借呗\t0",
+    "还款\t信用卡\t0",
+    "怎么\t什么\t1",
+]
+
+
+def told(capsys):
+    """The lines of a report, by their first words."""
+    lines = {}
+    for line in capsys.readouterr().out.splitlines():
+        lines.setdefault(line[:15].strip(), []).append(line[16:])
+    return lines
+
+
+def test_the_report_counts_labels_lengths_repeats_and_overlaps(arguments, tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text("\n".join(TABLE) + "\n", encoding="utf-8")
+    (tmp_path / "dev.tsv").write_text("\n".join([TABLE[0], TABLE[1], TABLE[4]]) + "\n", encoding="utf-8")
+    words = arguments(f"--data_dir={tmp_path}", "--prefix_cache_dtype=float32", "--max_length=8")
+    check_data.check_data(words)
+    report = told(capsys)
+    assert report["train"] == [f"5 pairs from {tmp_path / 'train.tsv'}"]
+    assert report["labels"] == [
+        "0 3 (60.0%), 1 2 (40.0%); always answering 0: 0.6000",
+        "0 1 (50.0%), 1 1 (50.0%); always answering 0: 0.5000",
+    ]
+    assert report["tokens"][0] == "7 to 8, half up to 7, 90 % up to 8, 99 % up to 8; 0 cut at --max_length (0.00%)"
+    assert report["repeated"] == [
+        "1 rows repeat an earlier one; 1 pairs have several labels",
+        "0 rows repeat an earlier one; 0 pairs have several labels",
+    ]
+    assert report["swapped"][0] == "1 pairs stand there in the other order too, 1 of them with other labels"
+    assert report["in two splits"] == [
+        "2 rows of validation are in train too, 1 with another label; 4 sentences are in both"
+    ]
+    # 4 different pairs of train and 2 of validation, of which each is 7 or 8 tokens of 32 float32 numbers
+    assert report["prefix cache"][0].startswith("0.00 GB at depth 2 in float32; 44 tokens to encode at ")
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_padding_is_what_the_first_epochs_batches_carry(arguments, split_tokens):
+    tokens = split_tokens()
+    one = arguments("--per_device_train_batch_size=1")
+    assert padding(tokens, one) == 1
+    whole = arguments("--per_device_train_batch_size=70")
+    assert padding(tokens, whole) == int(tokens.lengths.max()) * 70 / int(tokens.lengths.sum())
+
+
+def test_a_split_is_written_and_read_by_the_next_command(arguments, tmp_path, capsys):
+    write_jsonl(tmp_path / "train.json", make_pairs(200))
+    check_data.check_data(arguments(f"--data_dir={tmp_path}"), share=0.2)
+    report = told(capsys)
+    files = [tmp_path / "split-0.2-seed-42" / f"{name}.json" for name in ("train", "validation")]
+    assert [line.split(":")[0] for line in report["written"]] == list(map(str, files))
+    rows = [json.loads(line) for path in files for line in path.read_text("utf-8").splitlines()]
+    assert sorted(rows, key=str) == sorted(make_pairs(200), key=str)
+    check_data.check_data(arguments(*report["next"][0].partition("and ")[2].split()))
+    both = told(capsys)["in two splits"][0]
+    assert both == "0 rows of validation are in train too, 0 with another label; 0 sentences are in both"
+
+
+def test_what_cannot_be_divided_or_written_leaves_nothing(arguments, tmp_path, monkeypatch):
+    rows = [{"sentence1": "花呗", "sentence2": str(number), "label": "1"} for number in range(30)]
+    write_jsonl(tmp_path / "train.json", rows)
+    with pytest.raises(UserError, match=r"--split 0.1: 0 of 30 rows can be told off without a sentence on both sides"):
+        check_data.check_data(arguments(f"--data_dir={tmp_path}"), share=0.1)
+    write_jsonl(tmp_path / "train.json", make_pairs(200))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recipe.system.files.usual_mode", full)
+    with pytest.raises(RunError, match=r"split-0.1-seed-42: cannot be written: No space left on device"):
+        check_data.check_data(arguments(f"--data_dir={tmp_path}"), share=0.1)
+    assert [path.name for path in tmp_path.iterdir() if "split" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--split=0"], "--split 0: a share of the training split above 0 and below 1"),
+        (["--split=x"], "--split: invalid float value: 'x'"),
+        (["--splitt=0.1"], "unknown argument '--splitt'"),
+        (["--data_dir=nowhere"], "--data_dir nowhere: no such folder"),
+    ],
+)
+def test_what_is_wrong_is_one_line(monkeypatch, tiny_model, words, reason):
+    monkeypatch.setattr(
+        sys, "argv", ["check_data", f"--model_name_or_path={tiny_model}", "--use_cpu", "--max_length=32", *words]
+    )
+    with pytest.raises(UserError) as error:
+        check_data.main()
+    assert str(error.value).startswith(reason)
