@@ -33,6 +33,11 @@ class Columns(NamedTuple):
         )
 
 
+def is_header(fields: Iterable[str]) -> bool:
+    """Whether a row has two names of SENTENCES in it, which no pair of sentences is."""
+    return any(len(each) == 2 and set(fields).issuperset(each) for each in SENTENCES)
+
+
 def offer(names: Iterable[str], columns: Columns) -> str:
     """The flags that read columns of such names, as the end of an error; nothing where none but `columns` is known."""
     there = set(names)
@@ -61,7 +66,7 @@ def check_columns(data: DataArguments) -> None:
     if names and missing:
         raise UserError(
             f"--column_names {data.column_names}: no {missing[0]!r} among them, which holds a sentence by {given}"
-            f"{offer(names, Columns.of(data))}"
+            f"{offer(names, Columns.of(data)) or '; --text_column_names says which columns do'}"
         )
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:

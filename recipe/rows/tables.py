@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.errors import BadRow, UserError
+from recipe.rows.columns import is_header, offer
 from recipe.rows.forms import Form
 
 # A field as a writer encloses it (QUOTE_MINIMAL, QUOTE_ALL, Excel): the quotes inside are doubled.
@@ -71,13 +72,17 @@ def _header(where: str, fields: list[str], form: Form) -> list[str]:
     """The columns' names; those that were given, without the label where the first row has one field less."""
     if not form.names:
         return checked_header(where, fields)
+    if is_header(fields):
+        told = offer(fields, form.columns) or "; they are read as the flags name them"
+        raise UserError(f"{where}: line 1 is a header: leave --column_names {','.join(form.names)} out{told}")
     unlabelled = [name for name in form.names if name != form.columns.label]
     return unlabelled if len(fields) == len(unlabelled) else list(form.names)
 
 
 def _row(where: str, header: list[str], fields: list[str]) -> TableRow | BadRow:
     if len(fields) != len(header):
-        return BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}")
+        way = " (--delimiter says what stands between them)" if len(fields) == 1 else ""
+        return BadRow(f"{where}: {len(fields)} fields under {len(header)} column names: {fields[0][:40]!r}{way}")
     return TableRow(zip(header, fields, strict=True))
 
 

@@ -94,6 +94,7 @@ def test_the_error_of_a_file_offers_what_reads_it(tmp_path):
             "--text_column_names sentence1,sentence2; columns text_a, text_b, label: "
             "give --text_column_names text_a,text_b",
         ),
+        (["--column_names=a,b,label"], "sentence1,sentence2; --text_column_names says which columns do"),
         (["--column_names=sentence1,sentence2,x,x"], "'x' stands twice"),
         (["--delimiter="], "--delimiter '': 'tab', a character or a few (no quote) are expected"),
         (['--delimiter="'], "--delimiter '\"'"),

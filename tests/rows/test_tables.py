@@ -166,6 +166,21 @@ def test_a_table_without_a_header_may_be_without_its_labels(tmp_path):
         open_split(DataArguments(train_file=str(path), **args), "train")
 
 
+@pytest.mark.parametrize("header", ["sentence1\tsentence2\tlabel", "text_a\ttext_b"])
+def test_a_header_is_not_read_as_a_row_of_a_table_without_one(tmp_path, header):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"{header}\n花呗怎么还\t怎么还花呗\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a.tsv:1: line 1 is a header: leave --column_names sentence1,.* out; "):
+        open_split(DataArguments(test_file=str(path), column_names="sentence1,sentence2,label"), "test")
+
+
+def test_another_delimiter_is_asked_for(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("花呗怎么还\t怎么还花呗\t1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"1 fields under 3 column names: .* \(--delimiter says what stands between"):
+        open_split(DataArguments(train_file=str(path), column_names="sentence1,sentence2,label"), "train")
+
+
 def test_quotes_of_a_table_without_a_header_are_told_by_its_fields(tmp_path):
     path = tmp_path / "a.txt"
     flags = {"data_format": "tsv", "column_names": "sentence1,sentence2,label"}
