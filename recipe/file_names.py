@@ -7,6 +7,7 @@ RESULTS = "all_results.json"
 CARD = "README.md"
 FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
 PREDICTIONS = "predictions.jsonl"
+PARTIAL_PREDICTIONS = "predictions-{}.partial.jsonl"  # {}: what they follow from
 
 # of a checkpoint-N folder
 MANIFEST = "manifest.json"

@@ -66,6 +66,11 @@ def set_last_rates(schedule: Any, rates: Sequence[Any]) -> None:
     schedule._last_lr = list(rates)
 
 
+def forget_loaders(accelerator: Any) -> None:
+    """Let go of the loaders that were prepared, each with its data set: an accelerator keeps all of them."""
+    accelerator._dataloaders.clear()
+
+
 def storage_of(study: Any) -> Any:
     """Where an Optuna study lies, for the Trainer's search to go on with."""
     return study._storage

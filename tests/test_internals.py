@@ -4,6 +4,7 @@ import inspect
 from types import SimpleNamespace
 
 import torch
+from accelerate import Accelerator
 from transformers import Trainer
 
 from recipe import internals
@@ -63,3 +64,11 @@ def test_a_study_tells_where_it_lies():
     optuna = __import__("pytest").importorskip("optuna")
     study = optuna.create_study()
     assert internals.storage_of(study) is study._storage
+
+
+def test_an_accelerator_lets_go_of_its_loaders():
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(torch.utils.data.DataLoader([1, 2]))
+    assert accelerator._dataloaders == [loader]
+    internals.forget_loaders(accelerator)
+    assert accelerator._dataloaders == []

@@ -27,7 +27,7 @@ def tokenize(
     cut is whether a pair was longer than that. With `swapped` the second sentence stands first.
     """
     order = ("sentence2", "sentence1") if swapped else ("sentence1", "sentence2")
-    encode = partial(_encode, order=order, tokenizer=tokenizer, max_length=max_length)
+    encode = partial(encode_batch, tokenizer=tokenizer, max_length=max_length, order=order)
     options: dict[str, Any] = {"batched": True, "remove_columns": ["sentence1", "sentence2", "label", "id"]}
     if isinstance(pairs, datasets.IterableDataset):
         return pairs.map(encode, **options)
@@ -40,9 +40,13 @@ def tokenized(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
     return dataclasses.replace(split, examples=tokenize(split.pairs, tokenizer, max_length))
 
 
-def _encode(
-    batch: dict[str, list[Any]], order: tuple[str, str], tokenizer: PreTrainedTokenizerBase, max_length: int
+def encode_batch(
+    batch: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    order: tuple[str, str] = ("sentence1", "sentence2"),
 ) -> dict[str, list[Any]]:
+    """The columns that `tokenize` gives, of a batch of pairs as columns."""
     first, second = batch[order[0]], batch[order[1]]
     ids, types, cut = encode_pairs(first, None if None in second else second, tokenizer, max_length)
     return {"input_ids": ids, "token_type_ids": types, "labels": batch["label"], "cut": cut}

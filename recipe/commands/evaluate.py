@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from recipe.arguments import ModelArguments, RecipeArguments
-from recipe.commands.predict import answer
+from recipe.commands.answering import answer
 from recipe.data.opening import require_split
 from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
@@ -77,10 +77,10 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
     if other is not None:
         with _naming_against():
             check_labels(other[0], split, arguments.model.against)
-    mine = answer(arguments, model, tokenizer, split, from_cache=True)
+    mine = answer(arguments, model, tokenizer, split)
     in_pairs = split.unit == "pairs"
-    swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True) if in_pairs else None
-    return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
+    swapped = answer(arguments, model, tokenizer, split, swapped=True) if in_pairs else None
+    return split, mine, swapped, None if other is None else answer(arguments, *other, split)
 
 
 def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:

@@ -61,14 +61,14 @@ def iterate(examples: AnyDataset) -> Iterator[dict[str, Any]]:
             yield dict(zip(batch, values, strict=True))
 
 
-def iterate_batches(examples: AnyDataset) -> Iterator[dict[str, list[Any]]]:
-    """`iterate` by the thousand, as columns.
+def iterate_batches(examples: AnyDataset, batch_size: int = 1000) -> Iterator[dict[str, list[Any]]]:
+    """`iterate` by the thousand, or by `batch_size`, as columns.
 
     Raises:
         RunError: (while reading) the Hub is gone.
     """
     try:
-        yield from examples.iter(batch_size=1000)
+        yield from examples.iter(batch_size=batch_size)
     except Exception as error:
         if isinstance(error, UserError) or not is_hubs(error):
             raise

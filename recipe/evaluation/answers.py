@@ -7,7 +7,7 @@ from scipy.special import softmax
 from transformers import Trainer
 
 from recipe.batches.order import IGNORED_LABEL
-from recipe.batches.tokens import SortedPairs
+from recipe.batches.tokens import Example, SortedPairs, Tokens
 from recipe.data.pairs import UNLABELLED
 
 
@@ -27,6 +27,16 @@ class Answers(NamedTuple):
     def probabilities(self) -> np.ndarray:
         """Of each label, (examples, labels), in float64."""
         return softmax(self.logits.astype(np.float64), axis=-1)
+
+
+def sorted_pairs(tokens: Tokens) -> SortedPairs:
+    """The pairs of `tokens`; the Trainer asks for a loss as well, which a pair without a label does not enter."""
+
+    def example(index: int) -> Example:
+        found = tokens.example(index)
+        return {**found, "labels": IGNORED_LABEL} if found["labels"] == UNLABELLED else found
+
+    return SortedPairs(tokens.lengths, example)
 
 
 def answer_pairs(trainer: Trainer, pairs: SortedPairs) -> Answers:

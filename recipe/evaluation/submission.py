@@ -2,14 +2,17 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+
+import numpy as np
 
 from recipe.arguments import DataArguments
 from recipe.data.splits import Split
-from recipe.system.files import write_text
+from recipe.evaluation.predictions import read_predictions
+from recipe.system.files import write_parts
 
 
 def submission_name(args: DataArguments) -> str:
@@ -18,20 +21,73 @@ def submission_name(args: DataArguments) -> str:
     return re.sub(r"[^\w.-]", "_", task).lstrip(".") + "_predict.json"
 
 
-def why_no_submission(split: Split, ids: Sequence[Any], labelled: int = 0) -> str | None:
-    """Why there can be none: some rows are labelled or left out, an id is missing (None in `ids`) or stands twice."""
-    if labelled:
-        return f"{labelled:,} of {len(ids):,} rows of {split.source} have a label"
+def submit(path: Path, predictions: Path, split: Split, own_names: Mapping[str, str]) -> str | None:
+    """Write the submission file, or take an older one away where there can be none; gives what to say of it.
+
+    None, and nothing is done, where every row has a label: no test split.
+
+    Args:
+        own_names: what the data call a label, by the name that it has in `predictions`.
+    """
+    seen = _Seen.of(predictions)
+    if seen.labelled == seen.rows:
+        return None
+    reason = _why_none(split, predictions, seen)
+    if reason is not None:
+        path.unlink(missing_ok=True)
+        return f"submission      none is written: {reason}"
+    write_parts(path, _lines(predictions, own_names))
+    numbered = "" if seen.ids else "; numbered from 0, since no row has an id"
+    return f"submission      {path}: {seen.rows:,} lines, one for each row{numbered}"
+
+
+class _Seen(NamedTuple):
+    """What decides whether there can be one: how many rows, with a label, and the hashes of ids, 8 bytes each."""
+
+    rows: int
+    labelled: int
+    ids: "array[int]"
+
+    @classmethod
+    def of(cls, predictions: Path) -> "_Seen":
+        """By one pass."""
+        rows, labelled, ids = 0, 0, array("q")
+        for line in read_predictions(predictions):
+            rows += 1
+            labelled += line["label"] is not None
+            if "id" in line:
+                ids.append(hash(json.dumps(line["id"])))
+        return cls(rows, labelled, ids)
+
+
+def _why_none(split: Split, predictions: Path, seen: _Seen) -> str | None:
+    """Some rows are labelled or left out, an id is missing, or one stands twice; None where there can be one."""
+    if seen.labelled:
+        return f"{seen.labelled:,} of {seen.rows:,} rows of {split.source} have a label"
     if split.skipped:
         return f"it must have every row, and of {split.source} {split.left_out()[0]}"
-    named = [each for each in ids if each is not None]
-    if 0 < len(named) < len(ids):
-        return f"{len(ids) - len(named):,} of {len(ids):,} rows of {split.source} have no id"
-    twice = [each for each, count in Counter(map(json.dumps, named)).items() if count > 1]
-    return f"the id {twice[0]:.40} stands twice in {split.source}" if twice else None
+    if 0 < len(seen.ids) < seen.rows:
+        return f"{seen.rows - len(seen.ids):,} of {seen.rows:,} rows of {split.source} have no id"
+    twice = _id_that_stands_twice(predictions, seen.ids)
+    return f"the id {twice:.40} stands twice in {split.source}" if twice else None
 
 
-def write_submission(path: Path, labels: Sequence[str], ids: Sequence[Any] | None = None) -> None:
-    """CLUE's file: {"id": 0, "label": "0"} a line, in the order of the test split."""
-    numbered = zip(range(len(labels)) if ids is None else ids, labels, strict=True)
-    write_text(path, "".join(json.dumps({"id": own, "label": label}) + "\n" for own, label in numbered))
+def _id_that_stands_twice(predictions: Path, hashes: "array[int]") -> str | None:
+    """As JSON. Those are looked at whose hash stands twice, which two ids may have in common."""
+    values, counts = np.unique(np.asarray(hashes, dtype=np.int64), return_counts=True)
+    suspects = set(values[counts > 1].tolist())
+    seen: set[str] = set()
+    for line in read_predictions(predictions) if suspects else ():
+        own = json.dumps(line["id"])
+        if own in seen:
+            return own
+        if hash(own) in suspects:
+            seen.add(own)
+    return None
+
+
+def _lines(predictions: Path, own_names: Mapping[str, str]) -> Iterator[bytes]:
+    """CLUE's: {"id": 0, "label": "0"} a line, in the order of the test split."""
+    for number, line in enumerate(read_predictions(predictions)):
+        row = {"id": line.get("id", number), "label": own_names[line["prediction"]]}
+        yield (json.dumps(row) + "\n").encode()

@@ -11,8 +11,8 @@ import numpy as np
 from recipe import file_names
 from recipe.arguments import RecipeArguments
 from recipe.command_line.parsing import parse
+from recipe.commands.answering import answer
 from recipe.commands.evaluate import open_labelled, with_its_model
-from recipe.commands.predict import answer
 from recipe.commands.train import train
 from recipe.errors import Damaged, Missing, UserError
 from recipe.evaluation.metrics import score
@@ -96,7 +96,7 @@ def keep_answers(arguments: RecipeArguments, path: Path) -> dict[str, Any]:
     """
     arguments = with_its_model(arguments)
     model, tokenizer = load_fine_tuned(arguments)
-    answers = answer(arguments, model, tokenizer, open_labelled(arguments), from_cache=True)
+    answers = answer(arguments, model, tokenizer, open_labelled(arguments))
     path.parent.mkdir(exist_ok=True)
     with staged(path.parent) as staging:
         np.savez(staging / path.name, probabilities=answers.probabilities.astype(np.float32), labels=answers.labels)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -57,10 +57,15 @@ def create_file(path: Path, mode: int = 0o600) -> IO[bytes]:
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o600) -> None:
     """`write_text` of bytes, to a file that is created as by `create_file`."""
+    write_parts(path, [content], mode)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], mode: int = 0o666) -> None:
+    """`write_bytes` of what is made as it is written."""
     partial = _temporary(path)
     try:
         with create_file(partial, mode) as file:
-            file.write(content)
+            file.writelines(parts)
         sync(partial)
         os.replace(partial, path)
     except OSError as error:  # a write's own does not say of what file

@@ -61,6 +61,20 @@ class EpochLines(TrainerCallback):
             self.progress.close()
 
 
+class AnswerLines(TrainerCallback):
+    """How far a long way of answers is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Advance by a batch of each rank."""
+        left = self.progress.total - self.progress.done
+        self.progress.advance(min(args.eval_batch_size * args.world_size, left))
+
+
 def describe_metrics(metrics: dict[str, Any]) -> str:
     """Loss, accuracy and the majority baseline of an evaluation."""
     return (

@@ -1,0 +1,72 @@
+"""predictions.jsonl: its lines, and the file that they are appended to, from which a stopped call goes on."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.data.pairs import UNLABELLED
+from recipe.evaluation.answers import Answers
+
+
+def prediction_lines(pairs: dict[str, list[Any]], answers: Answers, names: Sequence[str]) -> Iterator[str]:
+    """One line of JSON a pair: its sentences, label (null without one), prediction and its probability.
+
+    A row's own id comes first where it has one.
+
+    Args:
+        pairs: columns sentence1, sentence2 and id.
+    """
+    rows = zip(pairs["id"], pairs["sentence1"], pairs["sentence2"], strict=True)
+    for (own, *sentences), label, chances in zip(rows, answers.labels, answers.probabilities, strict=True):
+        line: dict[str, Any] = {} if own is None else {"id": json.loads(own)}
+        line |= {key: text for key, text in zip(("sentence1", "sentence2"), sentences, strict=True) if text is not None}
+        line["label"] = None if label == UNLABELLED else names[label]
+        line["prediction"] = names[chances.argmax()]
+        line["probability"] = round(float(chances.max()), 6)
+        yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def append(path: Path, lines: Iterable[str]) -> None:
+    """Append lines to a file, made if need be; they are on the disk then.
+
+    Raises:
+        OSError: it is full. What was written of them stays; `keep_whole` takes it away.
+    """
+    with open(path, "ab") as file:
+        file.writelines(line.encode() for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep_whole(path: Path, at_once: int) -> int:
+    """Cut a file behind the last lines that were appended whole, `at_once` at a time; how many lines stay.
+
+    A kill may leave any part of what was being appended, a loss of power pages of zeros in it.
+    """
+    if not path.exists():
+        return 0
+    lines = kept = position = end = 0
+    with open(path, "r+b") as file:
+        for line in file:
+            if not _is_whole(line):
+                break
+            lines, position = lines + 1, position + len(line)
+            if lines % at_once == 0:
+                kept, end = lines, position
+        file.truncate(end)
+    return kept
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and json.loads(line).keys() >= {"prediction", "probability"}
+    except (ValueError, RecursionError, AttributeError):
+        return False
+
+
+def read_predictions(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file, read back."""
+    with open(path, "rb") as file:
+        yield from map(json.loads, file)
