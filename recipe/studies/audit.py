@@ -10,6 +10,7 @@ speak against. A stopped audit goes on at its fold.
 import contextlib
 import copy
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from recipe.data.splits import Split, iterate
 from recipe.errors import UserError
 from recipe.process.exiting import exit_on_error
 from recipe.process.streams import tell
+from recipe.process.text import shown
 from recipe.reporting.outputs import check_free, remove_run
 from recipe.studies.audit_report import DOUBTFUL, PAGE, Audit, line_of, write_audit
 from recipe.studies.planning import key_of, read_model
@@ -56,6 +58,11 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
     arguments = parse([*words, *own])
     split = require_split(arguments.data, "train")
     pairs = list(iterate(split.pairs))
+    counts = Counter(pair["label"] for pair in pairs)
+    for label, name in enumerate(split.label_names):
+        if counts[label] < folds:
+            few = f"{split.source} has {counts[label]:,} {split.unit} of label {shown(name)}"
+            raise UserError(f"--folds {folds}: {few}; each fold must have one")
     of_fold = assign_folds(pairs, folds, arguments.training.seed)
     folder = arguments.training.folder
     with locked(folder):

@@ -40,7 +40,7 @@ def write_audit(
     said = f"{len(lines):,} of {len(pairs):,} labels are doubtful ({share:.1%}); {right.mean():.4f} of all are answered"
     head = f"# Doubtful labels\n\n{shown(split.source)}: {said} as they stand, by models that did not see them.\n\n"
     rows = "".join(_row(split, pairs[place], audited, int(place)) for place in audited.places[:LISTED])
-    table = f"| line | sentences | label | answer | its probability |\n|---|---|---|---|---|\n{rows}"
+    table = f"| row | sentences | label | answer | its probability |\n|---|---|---|---|---|\n{rows}"
     listed = f"The {min(LISTED, len(lines))} most doubtful; all of them are in {DOUBTFUL}."
     write_text(folder / PAGE, f"{head}{listed}\n\n{table}")
     tell(f"\ndoubtful        {folder / DOUBTFUL}: {said} as they stand\npage            {folder / PAGE}")

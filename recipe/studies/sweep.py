@@ -94,6 +94,11 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
 def _check(asked: Comparison) -> None:
     for seed in (*asked.seeds, *asked.choose_seeds):
         check_ranges({"seed": seed})
+    for flag, seeds in (("seeds", asked.seeds), ("choose_seeds", asked.choose_seeds)):
+        if len(set(seeds)) < len(seeds):
+            raise UserError(
+                f"--{flag} {' '.join(map(str, seeds))}: a seed stands there twice; different ones are expected"
+            )
     if not 0 <= asked.tolerance <= 100:
         raise UserError(f"--tolerance {asked.tolerance:g}: points of accuracy, 0 to 100, are expected")
     both = set(asked.seeds) & set(asked.choose_seeds)

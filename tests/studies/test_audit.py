@@ -108,6 +108,7 @@ def test_repeats_and_swapped_pairs_are_in_one_fold_and_labels_in_all():
     [
         (1, [], "--folds 1: a whole number from 2 to 100 is expected"),
         (101, [], "--folds 101: "),
+        (50, [], "--folds 50: .*train.jsonl has [0-9]+ pairs of label 0; each fold must have one"),
         (5, [1.0], "--leave_out 1: a share of the pairs between 0 and 1 is expected"),
         (5, [float("nan")], "--leave_out nan: "),
     ],

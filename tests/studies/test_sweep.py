@@ -100,6 +100,7 @@ def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, mo
         (Comparison(depths=[2, 5]), r"--depths 2 5: the model has 4 layers; 0 to 4 is expected"),
         (Comparison(tolerance=-1.0), r"--tolerance -1: points of accuracy, 0 to 100, are expected"),
         (Comparison(seeds=[-1]), r"--seed -1"),
+        (Comparison(seeds=[1, 2, 1]), r"--seeds 1 2 1: a seed stands there twice; different ones are expected"),
     ],
 )
 def test_what_is_wrong_with_the_last_setting_is_said_before_the_first_is_trained(words, tmp_path, asked, says):
