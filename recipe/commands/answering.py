@@ -1,11 +1,12 @@
-"""A saved model's answers to a whole split, by way of the prefix cache where its run went that way."""
+"""A saved model's answers: to a whole split, by way of the prefix cache, or line by line, however many there are."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
-from recipe.batches.tokenization import tokenize
+from recipe.batches.tokenization import encode_batch, tokenize
 from recipe.batches.tokens import SortedPairs, Tokens, read_tokens
 from recipe.cache.cached_split import NO_CACHE, STATE_SHAPE, CachedSplit, PrefixState, recorded_state
 from recipe.cache.encoding import Encoding
@@ -14,11 +15,16 @@ from recipe.cache.key import arithmetic_of, make_key, pair_hashes
 from recipe.data.splits import Split, iterate_batches
 from recipe.errors import Damaged, RunError
 from recipe.evaluation.answers import Answers, answer_pairs, sorted_pairs
+from recipe.evaluation.predictions import prediction_lines
 from recipe.file_names import RUN
+from recipe.internals import forget_loaders
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
 from recipe.system.json_files import read_json
 from recipe.training.build import build_trainer
+from recipe.training.trainer import FreezeTrainer
+
+BATCHES_AT_ONCE = 64  # that are sorted by length together and answered: what a kill costs at most
 
 
 def answer(
@@ -26,14 +32,14 @@ def answer(
     model: BertForPairwiseCLS,
     tokenizer: PreTrainedTokenizerBase,
     split: Split,
+    from_cache: bool = False,
     swapped: bool = False,
 ) -> Answers:
     """The model's answers to `split`, computed over batches of like length.
 
-    States are taken from the prefix cache where the run that made the model did so, and new ones left there: the same
-    bytes, so the same score as the run gave itself.
-
     Args:
+        from_cache: take states from the prefix cache, where the run that made the model did, and leave new ones there:
+            the same bytes, so the same score as the run gave itself.
         swapped: ask with the second sentence first.
     """
     trainer = build_trainer(arguments.training, model, tokenizer)  # which may be refused, and costs less than reading
@@ -41,7 +47,8 @@ def answer(
     if not swapped:
         for line in tokens.describe_cut(split.source):
             say(arguments.training, line)
-    return answer_pairs(trainer, _from_cache(arguments, model, tokens, split) or sorted_pairs(tokens))
+    cached = _from_cache(arguments, model, tokens, split) if from_cache else None
+    return answer_pairs(trainer, cached or sorted_pairs(tokens))
 
 
 def _from_cache(
@@ -68,3 +75,24 @@ def _state_of_run(folder: Path) -> PrefixState:
     except Damaged:  # of an earlier release, or no run at all
         return NO_CACHE
     return recorded_state(said)
+
+
+def answer_lines(
+    trainer: FreezeTrainer, split: Split, max_length: int, done: int = 0
+) -> Iterator[tuple[list[str], int]]:
+    """predictions.jsonl's lines for the rows behind the first `done`, BATCHES_AT_ONCE at a time, and how many were cut.
+
+    Where one lot ends and the next begins follows from the row's number alone, so that a row has the same company, and
+    to the last bit the same answer, wherever a call begins.
+    """
+    names = list(trainer.model.config.id2label.values())
+    for pairs in iterate_batches(split.pairs.skip(done), rows_at_once(trainer)):
+        tokens = read_tokens(iter([encode_batch(pairs, trainer.processing_class, max_length)]))
+        answers = answer_pairs(trainer, sorted_pairs(tokens))
+        forget_loaders(trainer.accelerator)
+        yield list(prediction_lines(pairs, answers, names)), tokens.cut
+
+
+def rows_at_once(trainer: FreezeTrainer) -> int:
+    """How many rows are answered at a time."""
+    return BATCHES_AT_ONCE * trainer.args.eval_batch_size * trainer.args.world_size

@@ -77,10 +77,10 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
     if other is not None:
         with _naming_against():
             check_labels(other[0], split, arguments.model.against)
-    mine = answer(arguments, model, tokenizer, split)
+    mine = answer(arguments, model, tokenizer, split, from_cache=True)
     in_pairs = split.unit == "pairs"
-    swapped = answer(arguments, model, tokenizer, split, swapped=True) if in_pairs else None
-    return split, mine, swapped, None if other is None else answer(arguments, *other, split)
+    swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True) if in_pairs else None
+    return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
 
 
 def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:

@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recipe.arguments import RecipeArguments
-from recipe.batches.tokenization import encode_batch
-from recipe.batches.tokens import describe_cut, read_tokens
+from recipe.batches.tokens import describe_cut
 from recipe.checkpoints.identity import make_identity
+from recipe.commands.answering import answer_lines, rows_at_once
 from recipe.data.opening import require_split
-from recipe.data.splits import Split, iterate_batches
+from recipe.data.splits import Split
 from recipe.errors import RunError, Stopped, UserError
-from recipe.evaluation.answers import answer_pairs, sorted_pairs
-from recipe.evaluation.predictions import append, keep_whole, prediction_lines
+from recipe.evaluation.predictions import append, keep_whole
 from recipe.evaluation.submission import submission_name, submit
 from recipe.file_names import PARTIAL_PREDICTIONS, PREDICTIONS
-from recipe.internals import forget_loaders
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.process.progress import Progress, say
 from recipe.process.signals import stop_requests
@@ -37,7 +35,6 @@ from recipe.training.trainer import FreezeTrainer
 
 STANDARD_INPUT = "standard-input.jsonl"
 LOCK = ".predictions.lock"
-BATCHES_AT_ONCE = 64  # that are sorted by length together, answered and appended: what a kill costs at most
 
 
 def predict(arguments: RecipeArguments) -> None:
@@ -67,7 +64,7 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
         split = require_split(arguments.data, arguments.data.eval_split or "test")
         check_labels(model, split, arguments.model.model_name_or_path)
         if Path(arguments.data.test_file or "").name == STANDARD_INPUT:
-            for lines, _ in _answer(trainer, split, arguments.data.max_length):
+            for lines, _ in answer_lines(trainer, split, arguments.data.max_length):
                 if args.process_index == 0:
                     write_out(lines)
             return
@@ -77,40 +74,22 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
             _finish(arguments, split, partial, list(model.config.id2label.values()))
 
 
-def _answer(trainer: FreezeTrainer, split: Split, max_length: int, done: int = 0) -> Iterator[tuple[list[str], int]]:
-    """Lines for the rows behind the first `done`, BATCHES_AT_ONCE at a time, and how many of them were cut.
-
-    Where one lot ends and the next begins follows from the row's number alone, so that a row has the same company, and
-    to the last bit the same answer, wherever a call begins.
-    """
-    names = list(trainer.model.config.id2label.values())
-    for pairs in iterate_batches(split.pairs.skip(done), _rows_at_once(trainer)):
-        tokens = read_tokens(iter([encode_batch(pairs, trainer.processing_class, max_length)]))
-        answers = answer_pairs(trainer, sorted_pairs(tokens))
-        forget_loaders(trainer.accelerator)
-        yield list(prediction_lines(pairs, answers, names)), tokens.cut
-
-
-def _rows_at_once(trainer: FreezeTrainer) -> int:
-    return BATCHES_AT_ONCE * trainer.args.eval_batch_size * trainer.args.world_size
-
-
 def _identity(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split) -> str:
     """What the lines follow from: what a resumed run's result does, of its arithmetic no more than flags say."""
     told = make_identity(arguments, trainer.model, [split], trainer.processing_class)
     told |= {"arithmetic": told["arithmetic"]["mixed_precision"], "id": arguments.data.id_column_name}
-    told |= {"rows": _rows_at_once(trainer), "names": list(trainer.model.config.id2label.values())}
+    told |= {"rows": rows_at_once(trainer), "names": list(trainer.model.config.id2label.values())}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _complete(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split, partial: Path) -> None:
     """Append to `partial` the lines that it has not yet."""
     args, started, cut = arguments.training, time.perf_counter(), 0
-    done = before = from_first_rank(args, lambda: _begin(arguments, partial, split, _rows_at_once(trainer)), OSError)
+    done = before = from_first_rank(args, lambda: _begin(arguments, partial, split, rows_at_once(trainer)), OSError)
     with Progress(args, split.rows, "answering", split.unit[:-1], done) as progress:
         trainer.add_callback(AnswerLines(progress))
         try:
-            for lines, more in _answer(trainer, split, arguments.data.max_length, done):
+            for lines, more in answer_lines(trainer, split, arguments.data.max_length, done):
                 if args.process_index == 0:
                     append(partial, lines)
                 done, cut = done + len(lines), cut + more

@@ -96,7 +96,7 @@ def keep_answers(arguments: RecipeArguments, path: Path) -> dict[str, Any]:
     """
     arguments = with_its_model(arguments)
     model, tokenizer = load_fine_tuned(arguments)
-    answers = answer(arguments, model, tokenizer, open_labelled(arguments))
+    answers = answer(arguments, model, tokenizer, open_labelled(arguments), from_cache=True)
     path.parent.mkdir(exist_ok=True)
     with staged(path.parent) as staging:
         np.savez(staging / path.name, probabilities=answers.probabilities.astype(np.float32), labels=answers.labels)

@@ -80,7 +80,7 @@ def test_a_signal_leaves_no_copy_of_standard_input(model, monkeypatch, tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(sys, "stdin", Input)
-    monkeypatch.setattr("recipe.commands.predict.answer_pairs", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("recipe.commands.answering.answer_pairs", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped) as stop:
         predict(words(model, "--do_predict", "--test_file=-"))
     assert stop.value.status == 143

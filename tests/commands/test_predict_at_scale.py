@@ -12,6 +12,7 @@ import weakref
 import pytest
 
 from recipe.command_line.parsing import parse
+from recipe.commands import answering
 from recipe.commands import predict as predicting
 from recipe.commands.predict import predict
 from recipe.commands.train import train
@@ -23,7 +24,7 @@ from tests.utils import make_pairs, write_jsonl
 @pytest.fixture
 def model(arguments, tmp_path, monkeypatch):
     """A run's folder; its answers are appended 8 rows at a time."""
-    monkeypatch.setattr(predicting, "BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr(answering, "BATCHES_AT_ONCE", 2)
     train(arguments("--prefix_cache=off"))
     return tmp_path / "run"
 
@@ -91,7 +92,7 @@ def test_what_was_not_appended_whole_is_answered_again(model, monkeypatch, lost)
     with pytest.raises(Stopped, match=r"^stopped behind 16 of 20 pairs; the same command goes on there$"):
         predict(words(model))
     monkeypatch.undo()
-    monkeypatch.setattr(predicting, "BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr(answering, "BATCHES_AT_ONCE", 2)
     partial, whole = partial_of(model), partial_of(model).read_bytes()
     assert whole == b"".join(expected["predictions.jsonl"].splitlines(keepends=True)[:16])
     first = sum(map(len, whole.splitlines(keepends=True)[:8]))
@@ -113,11 +114,9 @@ def test_nothing_is_computed_twice(model, monkeypatch, capsys):
     with pytest.raises(Stopped):
         predict(words(model))
     monkeypatch.undo()
-    monkeypatch.setattr(predicting, "BATCHES_AT_ONCE", 2)
-    asked, real = [], predicting.encode_batch
-    monkeypatch.setattr(
-        predicting, "encode_batch", lambda batch, *more: asked.extend(batch["id"]) or real(batch, *more)
-    )
+    monkeypatch.setattr(answering, "BATCHES_AT_ONCE", 2)
+    asked, real = [], answering.encode_batch
+    monkeypatch.setattr(answering, "encode_batch", lambda batch, *more: asked.extend(batch["id"]) or real(batch, *more))
     capsys.readouterr()
     predict(words(model))
     assert asked == ["16", "17", "18", "19"]
@@ -186,7 +185,7 @@ def test_a_link_in_the_partials_place_is_not_followed(model, monkeypatch, tmp_pa
 
 def test_one_lot_is_held_at_a_time(model, monkeypatch):
     """What was answered is let go of, also by the libraries, before the next lot but one is read."""
-    lots, alive, real = [], [], predicting.answer_pairs
+    lots, alive, real = [], [], answering.answer_pairs
 
     def answer_pairs(trainer, pairs):
         gc.collect()
@@ -194,7 +193,7 @@ def test_one_lot_is_held_at_a_time(model, monkeypatch):
         lots.append(weakref.ref(pairs))
         return real(trainer, pairs)
 
-    monkeypatch.setattr(predicting, "answer_pairs", answer_pairs)
+    monkeypatch.setattr(answering, "answer_pairs", answer_pairs)
     write_jsonl(model.parent / "many.json", make_pairs(60))
     predict(words(model, f"--test_file={model.parent / 'many.json'}"))
     assert len(alive) == 8
