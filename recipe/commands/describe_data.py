@@ -96,15 +96,19 @@ def describe_cache(arguments: RecipeArguments, model: BertForPairwiseCLS, splits
         return "none, since there is no frozen prefix"
     key, directory = choose_key(model, arguments, None), Path(arguments.cache.prefix_cache_dir)
     jobs = [Encoding(model, tokens, pair_hashes(tokens), key, directory, split.source) for split, tokens, _ in splits]
-    store, size, missing = open_store(directory, key), 0, 0
+    store, size, missing, computed = open_store(directory, key), 0, 0, 0
     for job in jobs:
         size += int(job.rows[missing_pairs(None, job)].sum()) * key.row_bytes
-        missing += int(job.tokens.lengths[missing_pairs(store, job)].sum())
+        lengths = job.tokens.lengths[missing_pairs(store, job)]
+        missing += int(lengths.sum())
+        for batch in equal_length_batches(lengths, key.batch_tokens):  # the last of a length is filled up
+            length = int(lengths[batch[0]])
+            computed += batch_pairs(length, key.batch_tokens) * length
     what = f"{size / GIGABYTE:.2f} GB at depth {key.depth} in {key.dtype}"
     if not missing:
         return f"{what}, all of it there"
     rate = time_encoding(jobs[0], arguments)
-    return f"{what}; {missing:,} tokens to encode at {rate:,.0f} a second: {missing / rate:,.0f} s"
+    return f"{what}; {missing:,} tokens to encode at {rate:,.0f} a second: {computed / rate:,.0f} s"
 
 
 def time_encoding(job: Encoding, arguments: RecipeArguments) -> float:
