@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train eval predict sweep tune audit check-data export cache clean-cache bench bench-scale test torture lint clean
+.PHONY: help setup demo train eval predict sweep tune audit check-data export app cache clean-cache bench bench-scale test torture lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,10 @@ check-data: $(VENV)/.ready ## labels, lengths and repeats of a run's data, its c
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'
 	$(BIN)/python -m recipe.serving.export $(if $(RUN),--model_name_or_path $(RUN))
+
+app: $(VENV)/.ready ## a saved model in the browser, on http://127.0.0.1:7860 (RUN=outputs/..., the newest when not named)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app]'
+	$(BIN)/python -m recipe.serving.app $(if $(RUN),--model_name_or_path $(RUN))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.commands.prefix_cache list

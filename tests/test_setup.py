@@ -43,9 +43,10 @@ def test_the_chinese_readme_has_the_same_commands():
 
 def test_every_flag_and_module_of_the_readmes_exists():
     from recipe.command_line.parsing import build_parser
+    from recipe.serving import app
     from recipe.studies import audit, sweep
 
-    parsers = (build_parser(), sweep.build_parser(), audit.build_parser())
+    parsers = (build_parser(), sweep.build_parser(), audit.build_parser(), app.build_parser())
     flags = {"--trials", "--split", *(flag for parser in parsers for flag in parser._option_string_actions)}
     flags |= set(launch_command_parser()._option_string_actions) | {"--nproc_per_node"}  # torchrun's
     for name in ["README.md", "README.zh-CN.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]:

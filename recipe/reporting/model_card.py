@@ -95,7 +95,7 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
         "pairs": scored.split.rows if scored else 0,
         "unit": unit_of(arguments.data),
         "rows": _rows(scores) if scored else [],
-        "mistakes": _mistakes(scored) if scored else None,
+        "mistakes": mistakes(scored) if scored else None,
         "command": shlex.join(["python", *without_secrets(sys.argv)]),
         "report": report,
         "memory": describe_memory(report),
@@ -149,8 +149,8 @@ def _rows(scores: dict[str, Any]) -> list[tuple[str, float | None]]:
     return rows
 
 
-def _mistakes(scored: Scored) -> list[dict[str, Any]]:
-    """The wrong answers with the highest probability."""
+def mistakes(scored: Scored) -> list[dict[str, Any]]:
+    """The wrong answers with the highest probability, the highest first: sentences, label, answered, confidence."""
     split, answers, names = scored
     probabilities = answers.probabilities
     confidence = np.where(answers.right, -1.0, probabilities.max(-1))
