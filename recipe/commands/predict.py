@@ -27,7 +27,7 @@ from recipe.process.signals import stop_requests
 from recipe.process.streams import write_out
 from recipe.reporting.outputs import check_answers, check_free
 from recipe.system.distributed import from_first_rank
-from recipe.system.files import describe_free, sync
+from recipe.system.files import describe_free, remove_temporary, sync
 from recipe.system.folder_lock import locked
 from recipe.training.build import build_trainer
 from recipe.training.callbacks import AnswerLines
@@ -53,6 +53,7 @@ def predict(arguments: RecipeArguments) -> None:
     with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
         if to_folder:
             check_answers(folder, [PREDICTIONS, submission_name(arguments.data)])
+            remove_temporary(folder, submission_name(arguments.data))
         _predict(arguments, folder)
 
 
@@ -94,11 +95,13 @@ def _complete(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split, 
                     append(partial, lines)
                 done, cut = done + len(lines), cut + more
         except Stopped as stopped:
-            stopped.args = (f"stopped behind {done:,} of {split.rows:,} {split.unit}; the same command goes on there",)
+            stopped.args = (
+                f"stopped after {done:,} of {split.rows:,} {split.unit}; the same command goes on from there",
+            )
             raise
         except OSError as error:
             reason = f"{error.strerror or error} ({describe_free(partial.parent)})"
-            raise RunError(f"{partial}: {reason}; the same command goes on behind {done:,} {split.unit}") from error
+            raise RunError(f"{partial}: {reason}; the same command goes on after {done:,} {split.unit}") from error
     for line in describe_cut(split.source, cut, done - before, "the last " * (before > 0)):
         say(args, line)
     if done > before:
@@ -115,7 +118,7 @@ def _begin(arguments: RecipeArguments, partial: Path, split: Split, at_once: int
             say(arguments.training, f"note: {other} is there, {told}")
     kept = keep_whole(partial, at_once)
     if kept:
-        say(arguments.training, f"going on behind {kept:,} of {split.rows:,} {split.unit}, which {partial} has")
+        say(arguments.training, f"going on after {kept:,} of {split.rows:,} {split.unit}, which {partial} has")
     return kept
 
 

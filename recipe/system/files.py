@@ -80,10 +80,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
-def remove_temporary(folder: Path) -> None:
-    """Remove what killed writers have left in `folder`, which no other process may write to meanwhile."""
+def remove_temporary(folder: Path, name: str = "") -> None:
+    """Remove what killed writers, of `name` or of any file, have left in `folder`; no other may write it meanwhile."""
     for path in folder.iterdir():
-        if TEMPORARY.fullmatch(path.name) and not path.is_symlink():
+        ours = TEMPORARY.fullmatch(path.name) and path.name.startswith(f".{name}")
+        if ours and not path.is_symlink():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

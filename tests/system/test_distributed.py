@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recipe.checkpoints.rotation import checkpoint_folders
+from recipe.commands import answering, predict
 from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
 from recipe.errors import RunError, UserError
@@ -65,6 +66,39 @@ def test_two_ranks_score_and_answer_like_one(tiny_model, pairs_dir, tmp_path, ar
         assert after[key] == before[key]
     assert after["eval_loss"] == pytest.approx(before["eval_loss"], abs=1e-6)
     assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 20
+
+
+def few_at_once():
+    answering.BATCHES_AT_ONCE = 1
+
+
+def die_at_the_second_lot():
+    few_at_once()
+    real, appended = predict.append, []
+
+    def append(*given):
+        if appended:
+            os.kill(os.getpid(), signal.SIGKILL)
+        appended.append(real(*given))
+
+    predict.append = append
+
+
+def test_two_ranks_go_on_with_answers_where_the_first_was_killed(tmp_path, arguments):
+    train(arguments(f"--output_dir={tmp_path / 'run'}"))
+    words = [f"--model_name_or_path={tmp_path / 'run'}", "--use_cpu", "--per_device_eval_batch_size=3", "--do_predict"]
+    answers = tmp_path / "run" / "predictions.jsonl"
+    fork_ranks(words, [tmp_path, tmp_path], prepare=few_at_once)
+    expected = answers.read_bytes()
+    answers.unlink()
+    first, second = fork_ranks(words, [tmp_path, tmp_path], prepare=die_at_the_second_lot)
+    assert first.status == -signal.SIGKILL
+    assert second.status > 0
+    assert not answers.exists()
+    first, second = fork_ranks(words, [tmp_path, tmp_path], prepare=few_at_once)
+    assert (first.status, second.status, second.out) == (0, 0, ""), first.err + second.err
+    assert "going on after 6 of 20 pairs" in first.out
+    assert answers.read_bytes() == expected
 
 
 def test_two_ranks_resume_in_mid_epoch_to_the_same_bytes(run_two, tmp_path):
