@@ -6,6 +6,7 @@ It listens on this machine alone unless --server_name says otherwise, and asks n
 """
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -57,7 +58,10 @@ def serve(arguments: RecipeArguments, server_name: str, server_port: int | None)
         app = gr.mount_gradio_app(FastAPI(openapi_url=None), page, path="/", theme=theme, **own)
         say(arguments.training, f"page            http://{_address(listener)}  (Ctrl-C ends it)")
         config = uvicorn.Config(app, log_level="critical", ws="none", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            asked.ended.set()
 
 
 @contextlib.contextmanager
@@ -80,8 +84,8 @@ def _listen(name: str, port: int | None) -> socket.socket:
         try:
             return socket.create_server((name, each), family=family)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            if each == tried[-1]:
+            if each == tried[-1] or getattr(error, "errno", None) != errno.EADDRINUSE:
+                reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
                 raise UserError(
                     f"--server_name {name} --server_port {each}: {reason}; an address of this machine and a free port "
                     "are expected (0.0.0.0 lets other machines in)"

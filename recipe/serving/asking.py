@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import TrainerCallback
 
 from recipe.arguments import DataArguments, RecipeArguments
 from recipe.batches.tokenization import encode_batch
@@ -31,10 +33,11 @@ SHOWN = 100  # rows of a file that a page shows
 
 
 class Asked(NamedTuple):
-    """A saved model that answers, and how it reads."""
+    """A saved model that answers, and how it reads; one question at a time."""
 
     arguments: RecipeArguments
     trainer: FreezeTrainer
+    ended: Event  # set when nobody waits for answers any more
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +72,21 @@ def load_asked(arguments: RecipeArguments) -> Asked:
     """
     arguments.training.disable_tqdm = True
     model, tokenizer = load_fine_tuned(arguments)
-    return Asked(arguments, build_trainer(arguments.training, model, tokenizer))
+    asked = Asked(arguments, build_trainer(arguments.training, model, tokenizer), Event())
+    asked.trainer.add_callback(_Waited(asked.ended))
+    return asked
+
+
+class _Waited(TrainerCallback):
+    """Leaves a file's answers unfinished once `ended` is set: the thread that computes them would outlive the page."""
+
+    def __init__(self, ended: Event) -> None:
+        self.ended = ended
+
+    def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        """Raise, if so."""
+        if self.ended.is_set():
+            raise RunError("the page has been closed")
 
 
 def ask_pair(asked: Asked, first: str, second: str | None) -> PairAnswer:

@@ -85,17 +85,24 @@ class Visitor:
         script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
         self.driver.execute_script(script, self.find(css), text)
 
-    def reads(self, css, pattern):
-        """Wait until the element says it; what it says."""
-        self.wait.until(lambda driver: re.search(pattern, driver.find_element("css selector", css).text, re.DOTALL))
-        return self.find(css).text
+    def reads(self, css, pattern, seconds=30):
+        """What the element says, once it says that; None where it does not within these seconds."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, text := self.find(css).text, re.DOTALL):
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+        return text
 
     def ask(self, first, second, pattern):
-        """Type a pair and click; what is said of it."""
-        self.fill("#s1 textarea", first)
-        self.fill("#s2 textarea", second)
-        self.find("#ask").click()
-        return self.reads("#said", pattern)
+        """Type a pair and click, again where the page was not ready yet; what is said of it."""
+        for _ in range(6):
+            self.fill("#s1 textarea", first)
+            self.fill("#s2 textarea", second)
+            self.find("#ask").click()
+            if said := self.reads("#said", pattern, 5):
+                return said
+        raise AssertionError(f"{self.find('#said').text!r} is said, not {pattern!r}")
 
     def open(self, tab):
         """Click on the tab of that number."""
@@ -163,7 +170,7 @@ def _upload(visitor, run, pairs_dir, tmp_path):
     """A file that is good, one with a bad row, and one that is broken."""
     visitor.open(1)
     visitor.find("#upload input[type=file]").send_keys(str(pairs_dir / "test.json"))
-    visitor.reads("#file-said", "20 pairs")
+    assert visitor.reads("#file-said", "20 pairs")
     link = visitor.find("#answers a[href]").get_attribute("href")
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(link) as response:
         assert response.read().decode() == predictions(run, pairs_dir / "test.json")
@@ -175,17 +182,17 @@ def _upload(visitor, run, pairs_dir, tmp_path):
     ]:
         visitor.find("#upload button[aria-label=Clear]").click()
         visitor.find("#upload input[type=file]").send_keys(str(tmp_path / name))
-        visitor.reads("#file-said", said)
+        assert visitor.reads("#file-said", said)
     visitor.wait.until(lambda driver: not driver.find_elements("css selector", "#answers a[href]"))
 
 
 def _look(visitor, pairs_dir):
     """The mistakes, and the run's scores and figures."""
     visitor.open(2)
-    visitor.reads("#wrong", r"dev\.json: \d+ / 30")
-    visitor.reads("#mistakes", "same")
+    assert visitor.reads("#wrong", r"dev\.json: \d+ / 30")
+    assert visitor.reads("#mistakes", "same")
     visitor.open(3)
-    visitor.reads("#scores", "majority baseline")
+    assert visitor.reads("#scores", "majority baseline")
     images = visitor.driver.find_elements("css selector", "#figures img")
     assert [image.get_property("naturalWidth") > 100 for image in images] == [True] * 3
     if folder := os.environ.get("SCREENSHOTS"):
@@ -198,11 +205,15 @@ def _look(visitor, pairs_dir):
 def test_an_address_that_cannot_be_listened_on_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"^--server_name 127.0.0.1 --server_port {port}: Address already in use"):
+        with pytest.raises(
+            UserError, match=rf"^--server_name 127.0.0.1 --server_port {port}: Address already in use; an "
+        ):
             app._listen("127.0.0.1", port)
     for name, port in (("127.0.0.1", 99999), ("192.0.2.1", 7860), ("127.0.0.1", -1)):
         with pytest.raises(UserError, match=f"^--server_name {name} --server_port {port}: "):
             app._listen(name, port)
+    with pytest.raises(UserError, match=r"^--server_name 192\.0\.2\.1 --server_port 7860: "):  # and not for each port
+        app._listen("192.0.2.1", None)
     with app._listen("127.0.0.1", None) as first, app._listen("127.0.0.1", None) as second:
         ports = [each.getsockname()[1] for each in (first, second)]
     assert ports[0] != ports[1]

@@ -85,6 +85,12 @@ def test_a_broken_file_is_a_sentence_that_names_it_as_the_visitor_does(asked, tm
     assert str(tmp_path) not in str(error.value)
 
 
+def test_nothing_is_computed_once_the_page_is_closed(asked, pairs_dir):
+    asked.ended.set()
+    with pytest.raises(UserError, match="the page has been closed"):
+        answered(asked, pairs_dir / "dev.json")
+
+
 def test_long_and_invisible_sentences(asked):
     assert ask_pair(asked, "花" * 50_000, "呗").cut
     for text, said in [
