@@ -72,7 +72,6 @@ def show() -> None:
         points = [point for point in content["points"] if point["model"] == model]
         rows = rows_of([point for point in points if point["seed"] >= REPORTED])
         print(f"{model}\n\n{format_table(rows, reference_of(rows, 'best'))}\n")
-        print("rates chosen by evaluation loss of other seeds:")
         for row in rows_of([point for point in points if point["seed"] < REPORTED]):
             print(
                 f"{row.name}: loss {row.mean('loss'):.4f}, accuracy {row.mean('accuracy'):.2f}, seeds {[*row.points]}"
