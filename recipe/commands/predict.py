@@ -70,9 +70,9 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
                     write_out(lines)
             return
         partial = folder / PARTIAL_PREDICTIONS.format(_identity(arguments, trainer, split))
-        _complete(arguments, trainer, split, partial)
+        rows = _complete(arguments, trainer, split, partial)
         if args.process_index == 0:
-            _finish(arguments, split, partial, list(model.config.id2label.values()))
+            _finish(arguments, split, partial, rows, list(model.config.id2label.values()))
 
 
 def _identity(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split) -> str:
@@ -83,8 +83,8 @@ def _identity(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split) 
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _complete(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split, partial: Path) -> None:
-    """Append to `partial` the lines that it has not yet."""
+def _complete(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split, partial: Path) -> int:
+    """Append to `partial` the lines that it has not yet; how many it has then."""
     args, started, cut = arguments.training, time.perf_counter(), 0
     done = before = from_first_rank(args, lambda: _begin(arguments, partial, split, rows_at_once(trainer)), OSError)
     with Progress(args, split.rows, "answering", split.unit[:-1], done) as progress:
@@ -107,6 +107,7 @@ def _complete(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split, 
     if done > before:
         rate = (done - before) / (time.perf_counter() - started)
         say(args, f"speed           {rate:,.0f} {split.unit} a second")
+    return done
 
 
 def _begin(arguments: RecipeArguments, partial: Path, split: Split, at_once: int) -> int:
@@ -122,7 +123,7 @@ def _begin(arguments: RecipeArguments, partial: Path, split: Split, at_once: int
     return kept
 
 
-def _finish(arguments: RecipeArguments, split: Split, partial: Path, names: list[str]) -> None:
+def _finish(arguments: RecipeArguments, split: Split, partial: Path, rows: int, names: list[str]) -> None:
     """Write the submission, then give the predictions their name."""
     args, path = arguments.training, partial.parent / PREDICTIONS
     own_names = dict(zip(names, split.label_names, strict=True))
@@ -130,7 +131,7 @@ def _finish(arguments: RecipeArguments, split: Split, partial: Path, names: list
     os.replace(partial, path)
     sync(path.parent)
     what = "; ".join([split.source, *split.left_out(), *split.notes])
-    say(args, f"predictions     {path}: {split.rows:,} {split.unit} of {what}")
+    say(args, f"predictions     {path}: {rows:,} {split.unit} of {what}")
     if submission is not None:
         say(args, submission)
     say(args, f"next            make export RUN={arguments.model.model_name_or_path}")
