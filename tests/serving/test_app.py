@@ -61,9 +61,9 @@ def served(arguments, tmp_path):
 
 
 class Visitor:
-    """A browser on the page."""
+    """A browser."""
 
-    def __init__(self, url):
+    def __init__(self):
         from selenium import webdriver
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -74,7 +74,6 @@ class Visitor:
         options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.wait = WebDriverWait(self.driver, 30, poll_frequency=0.05)
-        self.driver.get(url)
 
     def find(self, css):
         """The element, once it is there."""
@@ -126,8 +125,9 @@ def predictions(run, path):
 def test_a_visitor_asks_uploads_and_looks(served, pairs_dir, tmp_path):
     pytest.importorskip("selenium")
     run, url, process, log = served
-    visitor = Visitor(url)
+    visitor = Visitor()
     try:
+        visitor.driver.get(url)
         _ask(visitor, run, tmp_path)
         _upload(visitor, run, pairs_dir, tmp_path)
         _look(visitor, pairs_dir)
