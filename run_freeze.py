@@ -10,16 +10,16 @@ python run_freeze.py --do_predict --model_name_or_path outputs/freeze --test_fil
 
 import sys
 
-from recipe.process.exiting import exit_on_error
+from recipe.process.exiting import ending_at_once, exit_on_error
 
 
 def main() -> None:
     """Parse, and do what is asked for."""
-    from recipe.command_line.parsing import parse  # imports here take seconds, and Ctrl-C may come in the middle
-
+    with ending_at_once():  # imports take seconds, and Ctrl-C may come in the middle
+        from recipe.command_line.parsing import parse
     arguments = parse(sys.argv[1:])
-    from recipe.run import run
-
+    with ending_at_once():
+        from recipe.run import run
     run(arguments)
 
 

@@ -3,8 +3,10 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from recipe.errors import Damaged, RunError, Stopped, UserError
 from recipe.process.launcher import forget_incomplete
@@ -21,6 +23,7 @@ def exit_on_error(main: Callable[[], None]) -> None:
     """
     open_streams()
     forget_incomplete(os.environ)
+    _end_in_order()
     try:
         main()
         write_out()
@@ -37,6 +40,38 @@ def exit_on_error(main: Callable[[], None]) -> None:
         _exit(str(lost), lost.status, "RANK")
     except OSError as error:  # a disk that is full, a folder that is read-only or gone
         _exit(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1)
+
+
+def end_at_once() -> None:
+    """Have Ctrl-C end the process with its line and no more, until `exit_on_error`: for imports, which take seconds.
+
+    A KeyboardInterrupt has no `exit_on_error` around it yet where a module is run by its name, and in the middle of an
+    import some libraries make another error of it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as behind nohup
+        signal.signal(signal.SIGINT, _end)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """`end_at_once`, until the end of the block."""
+    end_at_once()
+    try:
+        yield
+    finally:
+        _end_in_order()
+
+
+def _end_in_order() -> None:
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(signum: int, _: FrameType | None) -> None:
+    try:
+        _exit("interrupted", 128 + signum, "RANK")
+    finally:
+        os._exit(128 + signum)
 
 
 def _exit(message: str, status: int, told_by: str = "") -> None:
