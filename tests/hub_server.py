@@ -1,5 +1,6 @@
-"""A small Hub on loopback, over folders: what transformers and datasets ask for when they load by name."""
+"""A small Hub on loopback, over folders: what transformers and datasets ask for by name, and what is pushed."""
 
+import base64
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 COMMIT = "a" * 40
+PUSHES = r"/(preupload|commit)/"
 # How many of the next answers with a Parquet file's bytes break off in the middle; how many of the next answers, behind
 # the first `free`, are that the Hub is busy, and for how many seconds; and a token that is taken for expired.
 FAULTS = {"left": 0, "busy": 0, "free": 0, "wait": 0, "expired": None}
@@ -55,8 +57,8 @@ def hub(repositories: dict[str, Path]):
                 return
             self.wfile.write(body)
 
-        def missing(self):
-            self.give(404, b"{}", X_Error_Code="EntryNotFound")
+        def missing(self, what="Entry"):
+            self.give(404, b"{}", X_Error_Code=f"{what}NotFound")
 
         def refused(self):
             """Whether the request has been answered by what a Hub answers that has nothing against the path."""
@@ -72,9 +74,30 @@ def hub(repositories: dict[str, Path]):
 
         def do_POST(self):
             wanted = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            if self.path.startswith(("/api/repos/create", "/api/validate-yaml")) or re.search(PUSHES, self.path):
+                return None if self.refused() else self.take(wanted)
             found = re.match(r"/api/(\w+/[^/]+/[^/]+)/paths-info/", self.path)
             listed = rows(repositories[found[1]]) if found else []
-            self.give(200, json.dumps([row for row in listed if row["path"] in unquote(wanted)]).encode())
+            return self.give(200, json.dumps([row for row in listed if row["path"] in unquote(wanted)]).encode())
+
+        def take(self, sent):
+            """Take a push: a repository, how its files will come, and the files, into the folder that is served."""
+            answer = {"errors": [], "warnings": []}  # of the card's front matter
+            found = re.match(rf"/api/(\w+/[^/]+/[^/]+){PUSHES}", self.path)
+            if "/repos/create" in self.path:
+                answer = {"url": f"http://{self.headers['Host']}/someone/{json.loads(sent)['name']}"}
+            elif found and found[2] == "preupload":
+                files = [each["path"] for each in json.loads(sent)["files"]]
+                answer = {"files": [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in files]}
+            elif found:
+                for line in map(json.loads, sent.splitlines()):
+                    if line["key"] == "file":
+                        path = repositories[found[1]] / line["value"]["path"]
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(base64.b64decode(line["value"]["content"]))
+                name = found[1].partition("/")[2]
+                answer = {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/{COMMIT}", "commitOid": COMMIT}
+            self.give(200, json.dumps(answer).encode())
 
         def do_GET(self):
             if self.refused():
@@ -85,7 +108,9 @@ def hub(repositories: dict[str, Path]):
                 return self.describe(api)
             file = re.match(r"/(datasets/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)$", path)
             folder = file and repositories.get(("datasets/" if file[1] else "models/") + file[2])
-            if not folder or not (folder / file[3]).is_file():
+            if not folder:
+                return self.missing("Repo")
+            if not (folder / file[3]).is_file():
                 return self.missing()
             return self.send_file(folder / file[3])
 
@@ -117,3 +142,10 @@ def hub(repositories: dict[str, Path]):
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
+
+
+def ask(endpoint, monkeypatch):
+    """Have this process ask that Hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)

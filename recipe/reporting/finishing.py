@@ -2,8 +2,10 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers.trainer_utils import TrainOutput
@@ -20,11 +22,13 @@ from recipe.process.progress import say
 from recipe.process.text import one_line
 from recipe.reporting.console import RunReport
 from recipe.reporting.model_card import Scored, write_card
-from recipe.reporting.outputs import card_names, staged, write_model
+from recipe.reporting.outputs import NAMES, card_names, staged, write_model
 from recipe.reporting.results import write_results
 from recipe.system.distributed import together
 from recipe.system.files import sha256_of
 from recipe.training.trainer import FreezeTrainer
+
+TENSORBOARD = "runs/*/events.out.tfevents.*"  # what --report_to tensorboard leaves in output_dir
 
 
 def finish(
@@ -139,17 +143,22 @@ def write_card_or_warn(
 
 
 def push(trainer: FreezeTrainer) -> None:
-    """Push what stands in output_dir to the Hub. Collective.
+    """Push the run's own files to the Hub: answers to users' sentences may lie beside them, and checkpoints do.
 
     Raises:
-        RunError: it cannot be reached, or does not take it.
+        RunError: it cannot be reached, or does not take them.
     """
+    args = trainer.args
+    if args.process_index:
+        return
+    own: dict[str, Any] = {"repo_id": trainer.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
     try:
-        trainer.push_to_hub()
+        trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+        HfApi().upload_folder(folder_path=args.folder, allow_patterns=[*NAMES, TENSORBOARD], **own)
     except Exception as error:
         raise RunError(
             f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
-            f"{trainer.args.output_dir}, and the same command pushes it"
+            f"{args.output_dir}, and the same command pushes it"
         ) from error
 
 

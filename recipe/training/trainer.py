@@ -91,16 +91,8 @@ class FreezeTrainer(Trainer):
             model.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's; nothing before a push: the whole model is there by then (`recipe.reporting.finishing`)."""
-        if output_dir is not None or not _internal_call:
-            super().save_model(output_dir, _internal_call)
-
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing: a checkpoint is not a model, and the folder has no model before the end of training."""
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Leave README.md as it is: the Trainer's would take the place of `recipe.reporting.model_card`'s."""
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The Trainer's checkpoint, sealed by a manifest; only then do older ones go (Trainer rotates before).

@@ -1,8 +1,5 @@
-import http.server
-import json
 import os
 import shutil
-import threading
 from collections import Counter
 
 import datasets
@@ -17,6 +14,7 @@ from recipe.data.opening import open_split, require_split
 from recipe.data.pairs import LONGEST, UNLABELLED, RowRules, check_pair, names_of_ids
 from recipe.data.splits import iterate
 from recipe.errors import UserError
+from tests.hub_server import ask, hub
 from tests.utils import make_pairs, write_jsonl
 
 GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}
@@ -294,28 +292,10 @@ def test_without_a_hub_the_three_ways_out_are_said(monkeypatch):
 
 
 def test_a_repository_that_the_hub_does_not_have(monkeypatch):
-    class Nothing(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = json.dumps({"error": "Repository not found"}).encode()
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-    with pytest.raises(UserError, match="--dataset_name no/such: neither a folder here nor a dataset on"):
-        require_split(DataArguments(dataset_name="no/such"), "train")
-    server.shutdown()
+    with hub({}) as endpoint:
+        ask(endpoint, monkeypatch)
+        with pytest.raises(UserError, match="--dataset_name no/such: neither a folder here nor a dataset on"):
+            require_split(DataArguments(dataset_name="no/such"), "train")
 
 
 @pytest.mark.parametrize(

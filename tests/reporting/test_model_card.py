@@ -1,17 +1,13 @@
 import json
 import re
-import sys
 
-import huggingface_hub.constants
 import matplotlib.image
 import pytest
-import transformers.trainer
 from huggingface_hub import ModelCard
 
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
 from recipe.commands.train import train
-from recipe.errors import RunError
 from tests.utils import make_pairs, write_jsonl
 
 FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
@@ -81,36 +77,3 @@ def test_labels_and_sentences_are_no_links_images_or_cells(arguments, tmp_path, 
     assert not set("[]!@`") & set(table)
     assert "www." not in table
     assert all(line.count("|") == 5 for line in table.splitlines() if line.startswith("|"))
-
-
-def test_the_trainer_pushes_the_whole_model_and_its_card(arguments, tmp_path, monkeypatch):
-    pushed, faults = [], [ConnectionError("no route\nto host")]
-
-    class Hub:
-        def create_repo(self, name, **_):
-            return type("Repo", (), {"repo_id": f"someone/{name}"})
-
-        def upload_folder(self, folder_path, **_):
-            if faults:
-                raise faults.pop()
-            pushed.append((sorted(path.name for path in tmp_path.joinpath(folder_path).iterdir()), folder_path))
-
-    monkeypatch.setattr(transformers.trainer, "hf_api", Hub, raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    secret = ["--hub_token=hf_secret1", "--hub-token", "hf_secret2"]
-    monkeypatch.setattr(sys, "argv", ["run_freeze.py", "--seed", "1", *secret, "--push_to_hub"])
-    parsed = arguments("--model_card=true", "--push_to_hub=true", "--report_to=tensorboard", *secret)
-    with pytest.raises(
-        RunError, match=r"^--push_to_hub: ConnectionError: no route to host; the model is whole in .*run"
-    ):
-        train(parsed)
-    written = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
-    train(parsed)  # which has finished, and is pushed
-    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == written
-    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
-        assert b"hf_secret" not in path.read_bytes(), path
-    assert "python run_freeze.py --seed 1 --push_to_hub\n" in (tmp_path / "run" / "README.md").read_text()
-    ((names, folder),) = pushed
-    assert folder == str(tmp_path / "run")
-    assert {"README.md", "model.safetensors", "config.json", "modeling.py", *FIGURES} <= set(names)
-    assert "## What was frozen" in (tmp_path / "run" / "README.md").read_text()

@@ -14,7 +14,7 @@ from recipe.data.opening import open_split
 from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
 from recipe.system.hub import require_hub
-from tests.hub_server import FAULTS, hub
+from tests.hub_server import FAULTS, ask, hub
 from tests.published import publish
 from tests.utils import ROOT, make_pairs
 
@@ -103,13 +103,6 @@ def without_the_hub(monkeypatch, tmp_path):
     split = open_split(DataArguments(label_names=["0", "1"], max_train_samples=7), "train")
     assert split.shards == 1
     assert [pair["label"] for pair in iterate(split.pairs)] == [1 - label for label in labels[:7]]
-
-
-def ask(endpoint, monkeypatch):
-    """Have this process ask that Hub."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-    monkeypatch.setenv("HF_ENDPOINT", endpoint)
 
 
 @pytest.fixture
