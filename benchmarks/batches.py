@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from benchmarks.rows import BATCH, METHODS
-from recipe.batches.order import Order, StepShape, TrainBatches
+from recipe.batches.order import StepShape, TrainBatches
 
 HERE = Path(__file__).parent
 VOCABULARY = 21128
@@ -49,7 +49,7 @@ def epoch_batches(key: str, lengths: list[int]) -> list[list[int]]:
     """The lengths of the pairs in each batch of an epoch, as the system's own order makes them."""
     order = METHODS[key[0]].order
     if order == "recipe":
-        return list(TrainBatches(lambda: Lookup(lengths), int, Order(len(lengths), StepShape(BATCH), 10_000, 0)))
+        return list(TrainBatches(lambda: Lookup(lengths), int, len(lengths), StepShape(BATCH), 10_000, 0))
     return [batch for batch in _in_batches(lengths, order == "grouped") if len(batch) == BATCH]
 
 

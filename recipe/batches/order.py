@@ -77,15 +77,6 @@ def cut_step(step: Sequence[int], shape: StepShape) -> list[list[int]]:
     return [list(step[bounds[i] : bounds[i + 1]]) for i in range(shape.rank, pieces, shape.ranks)]
 
 
-class Order(NamedTuple):
-    """What an epoch's order follows from, besides the number of the epoch and the lengths of its examples."""
-
-    rows: int  # examples in an epoch
-    shape: StepShape
-    buffer_size: int
-    seed: int
-
-
 class TrainBatches(IterableDataset):
     """One epoch of this rank's micro-batches, each a list of what `open_source()` gives for its indices.
 
@@ -93,11 +84,20 @@ class TrainBatches(IterableDataset):
         open_source: starts a pass, which takes or skips every index once, and never further ahead than the shuffle
             buffer and one window.
         length_of: tokens of an example.
+        count: examples in an epoch.
     """
 
-    def __init__(self, open_source: Callable[[], Source], length_of: Callable[[Any], int], order: Order) -> None:
+    def __init__(
+        self,
+        open_source: Callable[[], Source],
+        length_of: Callable[[Any], int],
+        count: int,
+        shape: StepShape,
+        buffer_size: int,
+        seed: int,
+    ) -> None:
         self.open_source, self.length_of = open_source, length_of
-        self.count, self.shape, self.buffer_size, self.seed = order
+        self.count, self.shape, self.buffer_size, self.seed = count, shape, buffer_size, seed
         # epoch, and micro-batches of it to pass by; persistent workers must see them change
         self._place = torch.zeros(2, dtype=torch.int64)
         with contextlib.suppress(RuntimeError):  # no room in /dev/shm, and so none for workers
@@ -138,13 +138,9 @@ class TrainBatches(IterableDataset):
             for step in group_by_length(window, lengths, self.shape.examples, rng):
                 for indices in cut_step(step, self.shape):
                     passed -= 1
-                    batch = [examples[i] for i in indices] or [_ignored(examples[step[0]])]
+                    # a rank without an example of its own must take part with one that adds nothing to the gradient
+                    batch = [examples[i] for i in indices] or [{**examples[step[0]], "labels": IGNORED_LABEL}]
                     yield batch if passed < 0 else None
-
-
-def _ignored(example: Any) -> Any:
-    """An example that adds nothing to loss or gradient, for a rank that must take part without one of its own."""
-    return {**example, "labels": IGNORED_LABEL}
 
 
 class Stream:
@@ -163,7 +159,11 @@ class Stream:
         """Read on as far as needed."""
         for index in indices:
             while self._position <= index:
-                self._held[self._position] = self._next()
+                example = next(self._rest, None)
+                if example is None:
+                    said = f"where its metadata or an earlier pass said {self._count:,}"
+                    raise UserError(f"{self._name}: {self._position:,} rows, {said}")
+                self._held[self._position] = example
                 self._position += 1
         if self._position == self._count and next(self._rest, None) is not None:
             raise UserError(f"{self._name}: more rows than the {self._count:,} of its metadata or an earlier pass")
@@ -172,14 +172,6 @@ class Stream:
     def skip(self, indices: list[int]) -> None:
         """Read past them: a stream cannot seek."""
         self.take(indices)
-
-    def _next(self) -> Example:
-        example = next(self._rest, None)
-        if example is None:
-            raise UserError(
-                f"{self._name}: {self._position:,} rows, where its metadata or an earlier pass said {self._count:,}"
-            )
-        return example
 
 
 class ArrowLookup:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, enable_full_determinism, set_seed
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
-from recipe.batches.order import ArrowLookup, Order, Source, StepShape, Stream, TrainBatches
+from recipe.batches.order import ArrowLookup, Source, StepShape, Stream, TrainBatches
 from recipe.batches.tokens import SortedPairs, read_tokens
 from recipe.cache.cached_split import CachedSplit, PrefixState, describe_first_cut, prefix_state, recorded_state
 from recipe.cache.policy import cache_prefix
@@ -126,7 +126,7 @@ def ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArgum
         args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, args.process_index
     )
     seed = args.seed if args.data_seed is None else args.data_seed
-    return TrainBatches(open_source, length_of, Order(count, shape, arguments.data.shuffle_buffer_size, seed))
+    return TrainBatches(open_source, length_of, count, shape, arguments.data.shuffle_buffer_size, seed)
 
 
 def _restart(split: Split) -> Stream:

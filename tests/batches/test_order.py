@@ -7,7 +7,6 @@ from torch.utils.data import DataLoader
 from recipe.batches.order import (
     IGNORED_LABEL,
     WINDOW_STEPS,
-    Order,
     StepShape,
     Stream,
     TrainBatches,
@@ -36,7 +35,7 @@ def batches(rows, shape, epoch=0, buffer_size=100, seed=7, streamed=True):
     def open_source():
         return Stream(rows, len(rows), "rows") if streamed else Lookup(rows)
 
-    made = TrainBatches(open_source, lambda row: len(row["input_ids"]), Order(len(rows), shape, buffer_size, seed))
+    made = TrainBatches(open_source, lambda row: len(row["input_ids"]), len(rows), shape, buffer_size, seed)
     made.set_epoch(epoch)
     return made
 
@@ -139,6 +138,6 @@ def test_an_order_needs_no_shared_memory(monkeypatch):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    batches = TrainBatches(lambda: None, len, Order(4, StepShape(2, 1, 1, 0), 8, 0))
+    batches = TrainBatches(lambda: None, len, 4, StepShape(2, 1, 1, 0), 8, 0)
     batches.set_epoch(3)
     assert batches.epoch == 3
