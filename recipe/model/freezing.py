@@ -10,14 +10,6 @@ from recipe.arguments import FreezeArguments
 from recipe.errors import UserError
 from recipe.model.modeling import BertForPairwiseCLS
 
-CLASSIFIER = "classifier."
-EMBEDDINGS = "bert.embeddings."
-
-
-def layer_prefix(layer: int) -> str:
-    """What the names of a layer's parameters start with; the dot keeps layer 1 apart from 10 and 11."""
-    return f"bert.encoder.layer.{layer}."
-
 
 def parse_layers(spec: str | None, num_layers: int) -> set[int]:
     """The layers that a --freeze_layers value names; without one all but the last two.
@@ -52,7 +44,8 @@ def freeze(model: BertForPairwiseCLS, args: FreezeArguments) -> None:
     names = [name for name, _ in model.named_parameters()]
     layers = parse_layers(args.freeze_layers, model.config.num_hidden_layers)
     embeddings = 0 in layers if args.freeze_embeddings is None else args.freeze_embeddings
-    starts = [layer_prefix(layer) for layer in layers] + [EMBEDDINGS] * embeddings
+    starts = [f"bert.encoder.layer.{layer}." for layer in layers]  # the dot keeps layer 1 apart from 10 and 11
+    starts += ["bert.embeddings."] * embeddings
     frozen = {name for name in names if name.startswith(tuple(starts))}
     for pattern in args.freeze_modules or []:
         frozen |= _matching("--freeze_modules", pattern, names)
@@ -66,7 +59,7 @@ def freeze(model: BertForPairwiseCLS, args: FreezeArguments) -> None:
 
 
 def _matching(flag: str, pattern: str, names: list[str]) -> set[str]:
-    candidates = [name for name in names if not name.startswith(CLASSIFIER)]
+    candidates = [name for name in names if not name.startswith("classifier.")]
     try:
         found = {name for name in candidates if re.search(pattern, name)}
     except re.error as error:

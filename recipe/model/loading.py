@@ -1,15 +1,13 @@
 """The weights of a checkpoint, in whatever form it is published, checked; and a saved model with what is its own."""
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import ElectraConfig, ElectraModel, ErnieConfig, ErnieModel, PreTrainedTokenizerBase, set_seed
-from transformers.utils import logging
 
 from recipe.arguments import DataArguments, RecipeArguments
 from recipe.data.splits import Split
@@ -36,7 +34,8 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
         UserError: weights are missing, broken, of another shape, or not finite.
     """
     options: dict[str, Any] = {"dtype": getattr(torch, base.args.dtype), "output_loading_info": True}
-    with reading(base.name, "its weights"), _quiet():
+    quiet_libraries()  # no report of a classifier that is new by design
+    with reading(base.name, "its weights"):
         source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
         if base.kind in ("ernie", "electra"):
             source = {"pretrained_model_name_or_path": None, "state_dict": _as_bert(base)}
@@ -49,41 +48,29 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
         )
     _check_report(base, report, keep_classifier)
     if not keep_classifier and "classifier.weight" not in report["missing_keys"]:
-        _draw_anew(model)  # a stock one reads a pooler that is not here, a run's may have other labels
+        # a stock one reads a pooler that is not here, a run's may have other labels; so it is drawn as BERT initialises
+        # a linear layer (BertPreTrainedModel._init_weights)
+        nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
+        nn.init.zeros_(model.classifier.bias)
     _check_values(base, model.named_parameters())
     return model
-
-
-def _draw_anew(model: BertForPairwiseCLS) -> None:
-    """The classifier as BERT initialises a linear layer (BertPreTrainedModel._init_weights)."""
-    nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
-    nn.init.zeros_(model.classifier.bias)
-
-
-def load_fine_tuned_model(base: Base) -> BertForPairwiseCLS:
-    """A model that this recipe saved, with its classifier.
-
-    Raises:
-        UserError: it is another's.
-    """
-    if base.kind != OURS:
-        raise UserError(
-            f"{base.flag}: not a model that this recipe saved, whose classifier reads the last layer's [CLS]; a stock "
-            "one's reads a pooler and would answer otherwise here: fine-tune it first, or score it with its own script"
-        )
-    return load_model(base, keep_classifier=True)
 
 
 def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase]:
     """A model that this recipe saved, with its tokenizer.
 
     Raises:
-        UserError: it cannot be loaded, has no classifier, or has fewer positions than --max_length.
+        UserError: it cannot be loaded, is not this recipe's, or has fewer positions than --max_length.
     """
     quiet_libraries()
     set_seed(arguments.training.seed)
     base = open_base(arguments.model)
-    model = load_fine_tuned_model(base)
+    if base.kind != OURS:
+        raise UserError(
+            f"{base.flag}: not a model that this recipe saved, whose classifier reads the last layer's [CLS]; a stock "
+            "one's reads a pooler and would answer otherwise here: fine-tune it first, or score it with its own script"
+        )
+    model = load_model(base, keep_classifier=True)
     check_length(arguments.data, base.config.max_position_embeddings)
     return model, load_tokenizer(base)
 
@@ -165,18 +152,6 @@ def _check_values(base: Base, weights: Iterable[tuple[str, Tensor]]) -> None:
                 f"{base.flag}: {name} holds whole numbers alone, as an incomplete or quantised file does; weights in "
                 "full precision are expected"
             )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No load report of a classifier that is new by design, and no bar for a load of a second."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def check_length(args: DataArguments, positions: int) -> None:

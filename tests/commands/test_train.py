@@ -10,7 +10,7 @@ from recipe.commands.evaluate import evaluate
 from recipe.commands.train import train
 from recipe.errors import UserError
 from recipe.model.base_model import open_base
-from recipe.model.loading import load_fine_tuned_model, load_model
+from recipe.model.loading import load_fine_tuned, load_model
 from tests.utils import ROOT, make_pairs, write_jsonl
 
 
@@ -44,7 +44,7 @@ def test_frozen_weights_are_bit_identical_and_the_rest_is_not(arguments, tmp_pat
     before = load_model(base).state_dict()
     train(parsed)
     saved = parse(["--do_eval", f"--model_name_or_path={tmp_path / 'run'}"])
-    after = load_fine_tuned_model(open_base(saved.model)).state_dict()
+    after = load_fine_tuned(saved)[0].state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     frozen = {
         name
