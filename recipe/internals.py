@@ -34,11 +34,6 @@ def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return parser._actions
 
 
-def option_strings_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The flags by their spellings."""
-    return parser._option_string_actions
-
-
 def take_negative_numbers(parser: argparse.ArgumentParser) -> None:
     """Have -1e-4 and -inf be values; Python 3.11's argparse takes them for flags."""
     parser._negative_number_matcher = re.compile(r"^-(\.?\d|inf|nan)", re.IGNORECASE)

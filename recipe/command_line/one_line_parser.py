@@ -9,10 +9,10 @@ from recipe.internals import take_negative_numbers
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse whose errors are UserErrors, without the usage before them, and to which -1e-4 is a number."""
+    """argparse that takes no shortened flags, and -1e-4 for a number; its errors are UserErrors without the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         take_negative_numbers(self)
 
     def error(self, message: str) -> NoReturn:

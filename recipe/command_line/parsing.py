@@ -20,8 +20,7 @@ from recipe.command_line.saved_run import saved_arguments
 from recipe.command_line.schedules import check_optimization
 from recipe.command_line.yaml_file import yaml_items, yaml_words
 from recipe.errors import UserError
-from recipe.internals import actions_of, option_strings_of
-from recipe.training_arguments import FreezeTrainingArguments
+from recipe.internals import actions_of
 from recipe.training_fields import REFUSED, drop_refused
 
 GROUPS = RecipeArguments.__annotations__
@@ -42,7 +41,6 @@ def build_parser() -> HfArgumentParser:
         GROUPS.values(),
         usage="%(prog)s [RUN.yaml] [--flag value ...]",
         description="Fine-tune a BERT on sentence pairs with chosen layers frozen.",
-        allow_abbrev=False,
     )
     for action in actions_of(parser):  # what is refused has its reason said, whatever its value looks like
         if action.dest in REFUSED:
@@ -83,10 +81,6 @@ def parse(argv: Sequence[str]) -> RecipeArguments:
     return arguments
 
 
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
 def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     """What the words give, by name.
 
@@ -104,7 +98,8 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
             raise UserError(f"{word[:-1].rstrip('-=')} --: a value is expected")
     parsed, rest = parser.parse_known_args(words, blank)
     if rest:
-        raise UserError(_unknown(rest[0], words, option_strings_of(parser)))
+        known = {flag: action for action in actions_of(parser) for flag in action.option_strings}
+        raise UserError(_unknown(rest[0], words, known))
     values = {name: value for name, value in vars(parsed).items() if value is not _NOT_GIVEN}
     for name in PATHS:
         if values.get(name):
@@ -112,7 +107,7 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     for name in OBJECTS:
         if name in values:
             values[name] = _object(name, values[name])
-    drop_refused(values, {field.name: _default(field) for field in dataclasses.fields(FreezeTrainingArguments)})
+    drop_refused(values, {name: parser.get_default(name) for name in REFUSED})
     check_ranges(values)
     return values
 

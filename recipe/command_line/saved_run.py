@@ -82,6 +82,6 @@ def _types(path: Path) -> dict[str, Any]:
 
 def _shape(kind: Any) -> Any:
     """A type hint as `json_files` writes it."""
-    if get_args(kind) and get_args(kind)[0] is str and kind == list[str]:
+    if kind == list[str]:
         return [str]
     return tuple(_shape(each) for each in get_args(kind)) if get_args(kind) else None if kind is type(None) else kind

@@ -105,7 +105,7 @@ def divide(arguments: RecipeArguments, read: Read, share: float, folder: Path) -
 
 def main() -> None:
     """Check the data of a command line of run_freeze.py."""
-    parser = OneLineParser(prog="python -m recipe.commands.check_data", allow_abbrev=False, description=__doc__)
+    parser = OneLineParser(prog="python -m recipe.commands.check_data", description=__doc__)
     parser.add_argument("--split", type=float, help="the share of the training split that becomes a validation split")
     ours, words = parser.parse_known_args()
     if ours.split is not None and not 0 < ours.split < 1:

@@ -103,7 +103,6 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m recipe.serving.app",
         description="A saved model in the browser. Other flags are those of run_freeze.py --do_predict.",
-        allow_abbrev=False,
     )
     parser.add_argument("--server_name", default="127.0.0.1", help="the address to listen on; 0.0.0.0: all of them")
     parser.add_argument("--server_port", type=int, help=f"the port. Default: the first free one from {FIRST_PORT} on")

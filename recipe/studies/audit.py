@@ -139,7 +139,6 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m recipe.studies.audit",
         description="Which training labels one should not trust. Other flags are those of run_freeze.py.",
-        allow_abbrev=False,
     )
     parser.add_argument("--folds", type=int, default=5, help="parts of the training split, each answered by the others")
     parser.add_argument(

@@ -131,7 +131,6 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m recipe.studies.sweep",
         description="Settings compared by paired seeds. Other flags are those of run_freeze.py.",
-        allow_abbrev=False,
     )
     default = Comparison()
     parser.add_argument("--over", nargs="+", default=[], help="flag=value,value ...: every combination is trained")

@@ -148,7 +148,6 @@ def main() -> None:
     parser = OneLineParser(
         prog="python -m recipe.tuning.tune",
         description="Search for the best settings. Other flags are those of run_freeze.py.",
-        allow_abbrev=False,
     )
     parser.add_argument("--trials", type=int, default=20, help="how many the study is to have")
     ours, words = parser.parse_known_args(sys.argv[1:])
