@@ -3,6 +3,7 @@
 import multiprocessing
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ STATE_SHAPE = {"dtype": (str, None), "compute_dtype": (str, None), "kept": int, 
 SENTENCE = re.compile(r"in (\w+), computed in (\w+)(?:, ([\d,]+) of ([\d,]+) pairs)?(, tail compiled)?")
 
 
+@dataclass(frozen=True, eq=False)
 class PrefixCache:
     """The states of the first pairs of a split, wherever a store has them.
 
@@ -30,11 +32,11 @@ class PrefixCache:
         held: what keeps other processes from removing the store meanwhile.
     """
 
-    def __init__(
-        self, states: Tensor, starts: Tensor, lengths: Tensor, pad_to_multiple_of: int = 1, held: Any = None
-    ) -> None:
-        self.states, self.starts, self.lengths = states, starts, lengths
-        self.pad_to_multiple_of, self.held = pad_to_multiple_of, held
+    states: Tensor
+    starts: Tensor
+    lengths: Tensor
+    pad_to_multiple_of: int = 1
+    held: Any = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -49,10 +51,6 @@ class PrefixCache:
         ends = self.lengths.cumsum(0)
         places = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - self.lengths - self.starts, self.lengths)
         return PrefixCache(self.states[places].to(device), ends - self.lengths, self.lengths, pad_to_multiple_of)
-
-    def padded(self, pad_to_multiple_of: int) -> "PrefixCache":
-        """The same with batches padded to few lengths."""
-        return PrefixCache(self.states, self.starts, self.lengths, pad_to_multiple_of, self.held)
 
     def gather(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """The states of some pairs, (batch, longest, hidden), and their mask (batch, longest), None without padding.

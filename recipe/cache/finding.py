@@ -17,7 +17,7 @@ from recipe.cache.store import ENCODING, Store, intact, open_store
 from recipe.errors import RunError
 from recipe.process.progress import say
 from recipe.system.distributed import Share, first_on_machine, from_all_ranks, together
-from recipe.system.locks import Lock, lock, wait_for
+from recipe.system.locks import lock, wait_for
 
 GIGABYTE = 1e9
 
@@ -67,7 +67,7 @@ def _begin(job: Encoding, args: TrainingArguments, stack: ExitStack) -> None:
         raise OSError(f"{job.directory / job.key.name} cannot be opened")
     path = store.folder / ENCODING
     try:
-        held: Lock = lock(path)
+        held = lock(path)
     except BlockingIOError:
         say(args, f"prefix cache: another run encodes into {store.folder}; this one waits for it")
         held = wait_for(path)

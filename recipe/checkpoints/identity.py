@@ -68,7 +68,12 @@ def default_of(name: str) -> Any:
     """What an argument is where it is not given, by the name that `given_arguments` has for it, JSON-ready."""
     group, _, field = name.partition(".")
     found = {each.name: each.default for each in dataclasses.fields(RecipeArguments.__annotations__[group])}
-    return json.loads(json.dumps(found[field], default=str))
+    return json_ready(found[field])
+
+
+def json_ready(content: Any) -> Any:
+    """`content` as it will be read back from a JSON file."""
+    return json.loads(json.dumps(content, default=str))
 
 
 def make_identity(
@@ -88,7 +93,7 @@ def make_identity(
         "config": {name: getattr(model.config, name, None) for name in ARITHMETIC},
         "tokenizer_options": {name: getattr(tokenizer, name, None) for name in TOKENIZER},
     }
-    return json.loads(json.dumps(identity, default=str))
+    return json_ready(identity)
 
 
 def same_on_all_ranks(args: TrainingArguments, identity: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 PARTIAL = re.compile(r"\.manifest\.json\.[0-9a-f]{32}\.partial")
 WRITTEN = re.compile(
     r"trainable\.safetensors|(optimizer|scheduler|scaler)\.pt|rng_state.*\.pth|trainer_state\.json"
-    r"|\.tmp\w{6}|\.manifest\.json\.[0-9a-f]{32}\.partial"  # of safetensors and of `write_json`
+    rf"|\.tmp\w{{6}}|{PARTIAL.pattern}"  # of safetensors and of `write_json`
     r"|(optimizer|pytorch_model_fsdp)\.bin"  # FSDP
     r"|latest|zero_to_\w+\.py|(bf16_|fp16_)?(zero_pp|mp)_rank_\w+\.pt"  # ZeRO
 )

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,9 +112,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
         raise UserError(f"{changed[0]}, and no checkpoint of it is left to go on from; {WAY_OUT}")
     if checkpoint is None:
         return Resume(notes=tuple(complaints))
-    changed = compare(checkpoint.manifest["identity"], identity, str(checkpoint.folder))
-    _refuse_past_end(checkpoint, arguments, rows, changed)
-    return Resume(checkpoint, notes=(*complaints, *changed, *_arithmetic(checkpoint, identity)))
+    return _go_on_from(checkpoint, identity, arguments, rows, complaints)
 
 
 def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: RecipeArguments, rows: int) -> Resume:
@@ -125,14 +124,24 @@ def _named(path: Path, output_dir: Path, identity: dict[str, Any], arguments: Re
         ) from None
     if path.resolve().parent != output_dir.resolve() and checkpoint_folders(output_dir):
         raise UserError(f"--resume {path}: --output_dir {output_dir} has checkpoints of its own; name an empty one")
-    changed = compare(checkpoint.manifest["identity"], identity, str(path))
-    _refuse_past_end(checkpoint, arguments, rows, changed)
-    return Resume(checkpoint, notes=(*changed, *_arithmetic(checkpoint, identity)))
+    return _go_on_from(checkpoint, identity, arguments, rows)
 
 
-def _arithmetic(checkpoint: Checkpoint, identity: dict[str, Any]) -> list[str]:
-    before = checkpoint.manifest["identity"].get("arithmetic", {})
-    return other_arithmetic(before, identity["arithmetic"], str(checkpoint.folder))
+def _go_on_from(
+    checkpoint: Checkpoint,
+    identity: dict[str, Any],
+    arguments: RecipeArguments,
+    rows: int,
+    complaints: Sequence[str] = (),
+) -> Resume:
+    """Going on from `checkpoint`, if what has changed since allows it."""
+    before, where = checkpoint.manifest["identity"], str(checkpoint.folder)
+    changed, last = compare(before, identity, where), arguments.training.total_steps(rows)
+    if changed and checkpoint.step >= last:  # a changed rate that no step is left for must not be taken for honoured
+        line = changed[0].replace(" from here on;", ":")
+        raise UserError(f"{line}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")
+    other = other_arithmetic(before.get("arithmetic", {}), identity["arithmetic"], where)
+    return Resume(checkpoint, notes=(*complaints, *changed, *other))
 
 
 def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
@@ -161,11 +170,3 @@ def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:
     before = recorded_state(checkpoint.manifest["prefix"])
     if before != prefix:
         raise UserError(f"prefix cache {prefix}: it was {before} in {checkpoint.folder}; {WAY_OUT}")
-
-
-def _refuse_past_end(checkpoint: Checkpoint, arguments: RecipeArguments, rows: int, changed: list[str]) -> None:
-    """A changed rate or schedule that no step would be left for must not be taken for honoured."""
-    last = arguments.training.total_steps(rows)
-    if changed and checkpoint.step >= last:
-        line = changed[0].replace(" from here on;", ":")
-        raise UserError(f"{line}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")

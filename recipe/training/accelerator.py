@@ -3,6 +3,8 @@
 At batch 32 the arithmetic of a cached step is over before Python has launched it; what is left is to launch less.
 """
 
+from dataclasses import replace
+
 import torch
 
 from recipe.arguments import FreezeTrainingArguments
@@ -11,9 +13,7 @@ from recipe.internals import allow_recompiles
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
 
-PAD_TO_MULTIPLE_OF = (
-    8  # batches are padded to a multiple of so many tokens: AFQMC's then have 17 lengths, none above 136
-)
+PAD_TO_MULTIPLE_OF = 8  # tokens; batches of AFQMC then have 17 lengths, none above 136
 SHARE = 0.5  # of the free memory, which the tail's weights, gradients and moments must fit into as well
 GRAPHS = 64  # lengths of batches, and those of the last and shorter batch of an epoch
 BACKEND = "inductor"
@@ -41,7 +41,7 @@ def place_caches(caches: list[PrefixCache], args: FreezeTrainingArguments) -> li
             say(args, f"prefix cache: in GPU memory, {size / 1e9:.2f} of {free / 1e9:.2f} GB that are free")
             return [cache.to(args.device, PAD_TO_MULTIPLE_OF) for cache in caches]
         say(args, f"prefix cache: {size / 1e9:.2f} GB stay with the host, {free / 1e9:.2f} GB of GPU memory are free")
-    return [cache.padded(PAD_TO_MULTIPLE_OF) for cache in caches]
+    return [replace(cache, pad_to_multiple_of=PAD_TO_MULTIPLE_OF) for cache in caches]
 
 
 def compile_tail(model: BertForPairwiseCLS) -> None:

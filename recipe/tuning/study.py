@@ -1,13 +1,12 @@
 """A search's study on disk: begun whole or not at all, of one search only, gone on with after a kill."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from recipe.arguments import RecipeArguments
-from recipe.checkpoints.identity import given_arguments
+from recipe.checkpoints.identity import given_arguments, json_ready
 from recipe.errors import RunError, UserError
 from recipe.process.text import one_line
 from recipe.system.arithmetic import REFUSED
@@ -96,21 +95,13 @@ def _followed_from(arguments: RecipeArguments, identity: dict[str, Any]) -> list
     """All that a trial's result follows from besides what is searched for, JSON-ready."""
     others = {name: identity[name] for name in ("config", "tokenizer", "tokenizer_options", "labels")}
     precision = {name: identity.get("arithmetic", {}).get(name) for name in REFUSED}
-    of: list[dict[str, Any]] = json.loads(
-        json.dumps([_kept(arguments), identity["data"], identity["weights"], others, precision], default=str)
-    )
-    return of
+    return json_ready([_kept(arguments), identity["data"], identity["weights"], others, precision])
 
 
 def _kept(arguments: RecipeArguments) -> dict[str, Any]:
     """The arguments that are not searched for, JSON-ready."""
-    given = given_arguments(arguments)
-    kept: dict[str, Any] = json.loads(
-        json.dumps(
-            {name: value for name, value in given.items() if name.rpartition(".")[2] not in SEARCHED}, default=str
-        )
-    )
-    return kept
+    given = json_ready(given_arguments(arguments))
+    return {name: value for name, value in given.items() if name.rpartition(".")[2] not in SEARCHED}
 
 
 def _changed(before: Any, mine: list[dict[str, Any]]) -> str:
