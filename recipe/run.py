@@ -21,29 +21,27 @@ def run(arguments: RecipeArguments) -> None:
         UserError, RunError, Stopped: as each of them; what a later one would refuse is refused before the first.
     """
     args = arguments.training
-    trains = not (args.only_evaluates or args.only_predicts)
-    scores, answers = args.only_evaluates or args.scores_after, args.do_predict
-    if args.push_to_hub and not trains:
+    if args.push_to_hub and not args.trains:
         raise UserError("--push_to_hub: the training command pushes, also of a finished run; leave it out here")
-    if trains + scores + answers > 1:
-        together(args, lambda: _check_splits(arguments, scores, answers))
+    if args.trains + args.scores + args.do_predict > 1:
+        together(args, lambda: _check_splits(arguments))
     with in_one_line(args):
-        if trains:
+        if args.trains:
             train(arguments)
             arguments = with_its_model(arguments)
-        if scores:
+        if args.scores:
             evaluate(arguments)
-        if answers:
+        if args.do_predict:
             predict(arguments)
 
 
-def _check_splits(arguments: RecipeArguments, scores: bool, answers: bool) -> None:
+def _check_splits(arguments: RecipeArguments) -> None:
     """Open what is needed only after hours."""
-    if scores:
+    if arguments.training.scores:
         open_labelled(arguments)
         open_against(arguments)
-    if answers and arguments.data.test_file == "-":
-        raise UserError("--test_file -: answers go to standard output; --do_predict alone is expected")
-    if answers:
+    if arguments.training.do_predict:
+        if arguments.data.test_file == "-":
+            raise UserError("--test_file -: answers go to standard output; --do_predict alone is expected")
         require_split(arguments.data, arguments.data.eval_split or "test")
         check_answers(Path(arguments.training.output_dir or "."), [PREDICTIONS, submission_name(arguments.data)])

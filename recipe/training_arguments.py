@@ -83,19 +83,12 @@ class FreezeTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(default=None, init=False)
     parallelism_config: Any = field(default=None, init=False)
 
-    # --do_eval or --do_predict without --do_train; asked here, since the Trainer sets do_eval whenever an epoch ends in
-    # an evaluation.
-    only_evaluates: bool = field(default=False, init=False)
-    only_predicts: bool = field(default=False, init=False)
-    scores_after: bool = field(default=False, init=False)  # --do_train --do_eval
+    scores: bool = field(default=False, init=False)  # --do_eval; the Trainer sets do_eval wherever it evaluates
 
     def __post_init__(self) -> None:
-        self.only_predicts = self.do_predict and not self.do_train
-        self.only_evaluates = self.do_eval and not self.do_train
-        self.scores_after = self.do_eval and self.do_train
-        if self.only_evaluates or self.only_predicts:  # no epochs, so nothing to evaluate, save or compare between them
+        self.scores = self.do_eval
+        if not self.trains:  # no epochs, so nothing to evaluate or save between them
             self.eval_strategy = self.save_strategy = "no"
-            self.load_best_model_at_end = False
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
         if not torch.accelerator.is_available():  # else --bf16 is refused there, and ranks would look for NCCL
@@ -118,6 +111,11 @@ class FreezeTrainingArguments(TrainingArguments):
         """What training will run on, asked before the Trainer sets it up."""
         accelerator = None if self.use_cpu else torch.accelerator.current_accelerator()
         return accelerator.type if accelerator is not None else "cpu"
+
+    @property
+    def trains(self) -> bool:
+        """Whether training is asked for, as it is unless --do_eval or --do_predict stands alone."""
+        return self.do_train or not (self.scores or self.do_predict)
 
     @property
     def folder(self) -> Path:

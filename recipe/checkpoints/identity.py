@@ -26,7 +26,7 @@ FREE = {
     "freeze": {"freeze_layers", "freeze_embeddings", "freeze_modules", "unfreeze_modules"},  # compared by their effect
     "cache": {"prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype"}  # likewise
     | {"prefix_cache_dir", "prefix_cache_max_gb"},
-    "training": {"resume", "model_card", "only_evaluates", "only_predicts", "scores_after"}
+    "training": {"resume", "model_card", "scores"}
     | training_fields.FREE
     | training_fields.REFUSED.keys()  # which are always as they are by default
     | training_fields.HIDDEN.keys(),

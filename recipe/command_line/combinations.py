@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
@@ -43,15 +43,18 @@ def settle(values: dict[str, Any]) -> None:
 def _settle_metric(values: dict[str, Any], metric: str) -> None:
     name = metric.removeprefix("eval_")
     if name not in METRICS:
-        close = difflib.get_close_matches(name.lower(), METRICS, n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"--metric_for_best_model {metric}: one of {', '.join(METRICS)} is expected{meant}")
+        raise UserError(f"--metric_for_best_model {metric}: {_one_of(METRICS, name.lower())}")
     greater = METRICS[name]
     if values.setdefault("greater_is_better", greater) not in (greater, None):
         raise UserError(
             f"--greater_is_better {not greater}: of {name} {'more' if greater else 'less'} is better; leave it out"
         )
     values["greater_is_better"] = greater
+
+
+def _one_of(names: Collection[str], given: str) -> str:
+    close = difflib.get_close_matches(given, names, n=1)
+    return f"one of {', '.join(names)} is expected" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _settle_strategies(values: dict[str, Any]) -> None:
@@ -104,16 +107,16 @@ def check_combinations(arguments: RecipeArguments) -> None:
     if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
         raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
     check_columns(data)
-    if arguments.model.against is not None and not (training.only_evaluates or training.scores_after):
+    if arguments.model.against is not None and not training.scores:
         raise UserError(f"--against {arguments.model.against}: --do_eval compares with it; without that leave it out")
-    if data.eval_split is not None and not (training.do_predict or training.only_evaluates or training.scores_after):
+    if data.eval_split is not None and not (training.do_predict or training.scores):
         raise UserError(f"--eval_split {data.eval_split}: --do_eval scores it, --do_predict answers it; leave it out")
     if training.mixed_precision == "fp16" and training.device.type == "cpu":
         asked = "--fp16" if training.fp16 else "ACCELERATE_MIXED_PRECISION fp16"
         raise UserError(f"{asked}: it takes a GPU; on a CPU --bf16 computes in 16 bits")
     if training.dataloader_persistent_workers and not training.dataloader_num_workers:
         raise UserError("--dataloader_persistent_workers: there are no workers; --dataloader_num_workers N is expected")
-    if training.early_stopping_patience is not None and training.eval_strategy == "no" and trains(training):
+    if training.early_stopping_patience is not None and training.eval_strategy == "no" and training.trains:
         raise UserError(
             f"--early_stopping_patience {training.early_stopping_patience} with --eval_strategy no: there are no "
             "evaluations to be patient for; epoch or steps is expected"
@@ -126,13 +129,8 @@ def check_combinations(arguments: RecipeArguments) -> None:
         )
     if training.report_to:
         _check_reporters(training.report_to)
-    if training.push_to_hub and trains(training):
+    if training.push_to_hub and training.trains:
         _check_push(training)
-
-
-def trains(training: Any) -> bool:
-    """Whether these arguments ask for training."""
-    return not (training.only_evaluates or training.only_predicts)
 
 
 def _check_reporters(names: list[str]) -> None:
@@ -141,9 +139,7 @@ def _check_reporters(names: list[str]) -> None:
     there = get_available_reporting_integrations()
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
-            close = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"--report_to {name}: one of {', '.join(INTEGRATION_TO_CALLBACK)} is expected{meant}")
+            raise UserError(f"--report_to {name}: {_one_of(INTEGRATION_TO_CALLBACK, name)}")
         if name not in there:
             usable = f"; here there is {', '.join(there)}" if there else ""
             raise UserError(f"--report_to {name}: its package is not installed or not set up{usable}")

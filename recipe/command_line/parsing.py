@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from recipe.arguments import RecipeArguments
-from recipe.command_line.combinations import check_combinations, check_environment, settle, trains
+from recipe.command_line.combinations import check_combinations, check_environment, settle
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.ranges import check_ranges
 from recipe.command_line.renamed import hint
@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> RecipeArguments:
     check_environment(values)
     arguments = _build(values)
     check_combinations(arguments)
-    if trains(arguments.training):
+    if arguments.training.trains:
         check_optimization(arguments.training)
     return arguments
 

@@ -51,7 +51,7 @@ def open_record(folder: Path) -> dict[str, Any]:
 def find_or_train(words: Sequence[str], folder: Path, record: dict[str, Any], planned: Planned, seed: int) -> Any:
     """The point of a setting and a seed, trained if no call has done so; it is in `record` and on disk afterwards."""
     place = planned.place(seed)
-    found = _find(record, planned, seed)
+    found = next((each for each in record["points"] if (each["key"], each["seed"]) == (planned.key, seed)), None)
     if found is None or not (folder / PREDICTIONS / f"{place}.npz").is_file():
         found = _train(words, folder, planned, seed)
         record["majority"] = found.pop("majority")
@@ -60,10 +60,6 @@ def find_or_train(words: Sequence[str], folder: Path, record: dict[str, Any], pl
         write_json(folder / RESULTS, record)
     remove_run(folder / place)  # only now: a kill before loses no point
     return found
-
-
-def _find(record: dict[str, Any], planned: Planned, seed: int) -> dict[str, Any] | None:
-    return next((each for each in record["points"] if (each["key"], each["seed"]) == (planned.key, seed)), None)
 
 
 def _train(words: Sequence[str], folder: Path, planned: Planned, seed: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def test_the_data_a_model_was_trained_on_are_defaults(tmp_path):
     arguments = evaluated(tmp_path, {"arguments": {"data": data}})
     assert (arguments.data.data_dir, arguments.data.max_length, arguments.data.streaming) == ("d", 32, False)
     assert arguments.data.label_names == ["--do_train", "b"]
-    assert arguments.training.only_evaluates
+    assert not arguments.training.trains
     assert arguments.training.output_dir == str(tmp_path)
     arguments = evaluated(tmp_path, {"arguments": {"data": data}}, "--test_file=t.json", "--max_length=16")
     assert (arguments.data.data_dir, arguments.data.test_file, arguments.data.max_length) == (None, "t.json", 16)
@@ -32,11 +32,11 @@ def test_the_data_a_model_was_trained_on_are_defaults(tmp_path):
 
 def test_a_record_from_elsewhere_sets_nothing_but_the_data(tmp_path):
     foreign = {"do_train": True, "output_dir": "/elsewhere", "push_to_hub": True, "model_name_or_path": "x/y"}
-    foreign |= {"prefix_cache_dir": "/elsewhere", "only_evaluates": False, "resume": "never", "data_dir": "d"}
+    foreign |= {"prefix_cache_dir": "/elsewhere", "scores": False, "resume": "never", "data_dir": "d"}
     arguments = evaluated(tmp_path, {"arguments": {"data": foreign, "training": foreign, "model": foreign}})
     default = parse(["--do_eval", f"--model_name_or_path={tmp_path / 'none'}"])
     assert arguments.data.data_dir == "d"
-    assert arguments.training.only_evaluates
+    assert not arguments.training.trains
     assert (arguments.training.output_dir, arguments.training.push_to_hub) == (str(tmp_path), False)
     assert arguments.training.resume == "auto"
     assert arguments.model.model_name_or_path == str(tmp_path)
