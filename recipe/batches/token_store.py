@@ -4,7 +4,6 @@ In memory they would grow with the rows (150 bytes a pair of AFQMC); here they a
 """
 
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def store_tokens(examples: AnyDataset, shards: int, directory: Path, args: Train
         UserError: a row is not a pair.
     """
     share = Share.of(args)
-    with unfinished_folder(directory, from_all_ranks(args, uuid.uuid4().hex)[0], args) as folder:
+    with unfinished_folder(directory, args) as folder:
         cut = together(args, lambda: _write_shards(examples, shards, folder, share), OSError)
         here = from_all_ranks(args, cut)[first_on_machine(args) :][: share.ranks]
         together(args, lambda: _join(folder, shards) if share.rank == 0 else None, OSError)

@@ -152,7 +152,7 @@ class PrefixState(NamedTuple):
 NO_CACHE = PrefixState()
 
 
-def prefix_state(cached: Sequence[CachedSplit] | None, compiled: bool = False) -> PrefixState:
+def prefix_state(cached: Sequence[CachedSplit] | None, compiled: bool) -> PrefixState:
     """Of a run over these splits; None where none of them is cached."""
     if not cached:
         return NO_CACHE

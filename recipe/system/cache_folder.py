@@ -1,6 +1,6 @@
 """The folder of the prefix caches: what in it is ours, what is being written, and what may be removed.
 
-A finished cache is a folder named by its key. What does not count yet has a random suffix to that name, and a lock file
+A cache is a folder named by its key. What is there for a while only has a random suffix to such a name, and a lock file
 beside it that its writer holds: one that no process holds was left by a kill. Everything is readable by its owner only,
 since states tell of sentences; and whatever else lies in the folder is passed by.
 """
@@ -31,23 +31,19 @@ CONTENT = re.compile(
 
 
 @contextlib.contextmanager
-def unfinished_folder(directory: Path, name: str, args: TrainingArguments, wanted: bool = True) -> Iterator[Path]:
-    """A folder in which the ranks of a machine write what does not count yet. Collective.
+def unfinished_folder(directory: Path, args: TrainingArguments) -> Iterator[Path]:
+    """A folder, until the block ends, in which the ranks of a machine write. Collective.
 
-    The machine's first rank makes it and, unless it was renamed meanwhile, removes it; what killed runs left goes too.
-
-    Args:
-        wanted: False on a machine that writes nothing; no folder is made there.
+    The machine's first rank makes and removes it; what killed runs left goes too.
 
     Raises:
         OSError: it cannot be made.
     """
-    token = from_all_ranks(args, uuid.uuid4().hex)[first_on_machine(args)]
-    folder = directory / f"{name}.{token}"
-    first = wanted and Share.of(args).rank == 0
+    tokens = from_all_ranks(args, uuid.uuid4().hex)
+    folder = directory / f"{tokens[0]}.{tokens[first_on_machine(args)]}"
     held: list[Lock] = []
     try:
-        together(args, lambda: held.append(_make(folder)) if first else None, OSError)
+        together(args, lambda: held.append(_make(folder)) if Share.of(args).rank == 0 else None, OSError)
         yield folder
     finally:
         if held:
@@ -112,18 +108,15 @@ def is_ours(folder: Path) -> bool:
         return False
 
 
-def remove_cache(folder: Path, although_read: bool = False) -> bool:
+def remove_cache(folder: Path) -> bool:
     """Remove a cache of ours that no process reads; gives whether it is gone.
 
     It is renamed first, so that a kill leaves nothing but what the next run removes.
-
-    Args:
-        although_read: remove it, whoever reads it; they go on with what they have mapped.
     """
     if not is_ours(folder):
         return False
     try:
-        unread = None if although_read else lock(folder / MANIFEST)
+        unread = lock(folder / MANIFEST)
         aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
         held = lock(_lock_of(aside), create=True)
     except OSError:
@@ -131,8 +124,7 @@ def remove_cache(folder: Path, although_read: bool = False) -> bool:
     with contextlib.suppress(OSError):
         os.replace(folder, aside)
     _remove(aside, held)
-    if unread is not None:
-        unread.release()
+    unread.release()
     return not os.path.lexists(folder)
 
 

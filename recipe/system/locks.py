@@ -65,7 +65,7 @@ def lock(path: Path, shared: bool = False, create: bool = False) -> Lock:
         os.close(handle)
 
 
-def wait_for(path: Path, patience: float = 0.05) -> Lock:
+def wait_for(path: Path) -> Lock:
     """The lock on a file, once its holder lets go of it.
 
     Raises:
@@ -75,7 +75,7 @@ def wait_for(path: Path, patience: float = 0.05) -> Lock:
         try:
             return lock(path)
         except BlockingIOError:
-            time.sleep(patience)
+            time.sleep(0.05)
 
 
 def _flock(handle: int, shared: bool) -> bool:

@@ -35,7 +35,7 @@ def make_cache(folder, manifest="{}"):
 
 
 def test_what_is_being_written_is_left_and_what_nobody_holds_goes(tmp_path, args):
-    with unfinished_folder(tmp_path, NAME, args) as folder:
+    with unfinished_folder(tmp_path, args) as folder:
         (folder / "states.bin").write_bytes(b"x")
         remove_orphans(tmp_path)
         assert unfinished_folders(tmp_path) == [folder]
@@ -47,7 +47,7 @@ def test_what_is_being_written_is_left_and_what_nobody_holds_goes(tmp_path, args
     (orphan / "input_ids-0").write_bytes(b"x")
     (tmp_path / f"{orphan.name}.lock").touch()
     (tmp_path / f"{NAME}.{'e' * 32}.lock").touch()  # killed before it made the folder
-    with unfinished_folder(tmp_path, NAME, args) as folder:
+    with unfinished_folder(tmp_path, args) as folder:
         assert unfinished_folders(tmp_path) == [folder]
 
 
@@ -96,7 +96,7 @@ def test_what_is_not_ours_is_passed_by(tmp_path, args, kind):
     before = snapshot(tmp_path)
     assert list(list_caches(tmp_path / "cache")) == []
     assert prune(tmp_path / "cache", 0)[0] == 0
-    with unfinished_folder(tmp_path / "cache", NAME, args):
+    with unfinished_folder(tmp_path / "cache", args):
         pass
     assert snapshot(tmp_path) == before
 
@@ -120,7 +120,7 @@ def test_a_cache_that_is_read_stays_and_a_removal_leaves_nothing(tmp_path, monke
 
 
 def test_everything_is_readable_by_its_owner_only(tmp_path, args):
-    with unfinished_folder(tmp_path / "cache", NAME, args) as folder:
+    with unfinished_folder(tmp_path / "cache", args) as folder:
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "cache", *folder.parent.iterdir())}
     assert set(modes.values()) == {0o700, 0o600}
 
