@@ -3,6 +3,7 @@ PYTHON ?= python3
 RUN ?=
 AGAINST ?=
 SPLIT ?=
+SPACE ?=
 DEPTHS ?= 8 10 11 12
 OVER ?=
 SEEDS ?=
@@ -61,9 +62,9 @@ export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outp
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'
 	$(BIN)/python -m recipe.serving.export $(if $(RUN),--model_name_or_path $(RUN))
 
-app: $(VENV)/.ready ## a saved model in the browser, on http://127.0.0.1:7860 (RUN=outputs/..., the newest when not named)
+app: $(VENV)/.ready ## a saved model in the browser, on http://127.0.0.1:7860 (RUN=outputs/..., else the newest); SPACE=FOLDER writes it as a Space
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app]'
-	$(BIN)/python -m recipe.serving.app $(if $(RUN),--model_name_or_path $(RUN))
+	$(BIN)/python -m recipe.serving.app $(if $(RUN),--model_name_or_path $(RUN)) $(if $(SPACE),--space $(SPACE))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.commands.prefix_cache list

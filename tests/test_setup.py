@@ -48,7 +48,10 @@ def test_every_flag_and_module_of_the_readmes_exists():
 
     parsers = (build_parser(), sweep.build_parser(), audit.build_parser(), app.build_parser())
     flags = {"--trials", "--split", *(flag for parser in parsers for flag in parser._option_string_actions)}
-    flags |= set(launch_command_parser()._option_string_actions) | {"--nproc_per_node"}  # torchrun's
+    flags |= set(launch_command_parser()._option_string_actions) | {
+        "--nproc_per_node",
+        "--type",
+    }  # torchrun's, hf upload's
     for name in ["README.md", "README.zh-CN.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]:
         text = (ROOT / name).read_text()
         assert set(re.findall(r"(?<![\w-])--[a-z_0-9]+", text)) <= flags

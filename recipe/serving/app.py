@@ -1,8 +1,10 @@
 """A saved model in the browser: make app.
 
     python -m recipe.serving.app --model_name_or_path outputs/freeze
+    python -m recipe.serving.app --model_name_or_path outputs/freeze --space FOLDER
 
-It listens on this machine alone unless --server_name says otherwise, and asks nothing of any other.
+It listens on this machine alone unless --server_name says otherwise, and asks nothing of any other. With --space it
+writes a Hugging Face Space that shows the same page.
 """
 
 import contextlib
@@ -23,6 +25,7 @@ from recipe.process.exiting import exit_on_error
 from recipe.process.progress import say, told_while_it_lasts
 from recipe.process.signals import stop_requests
 from recipe.serving.asking import ask_validation, load_asked
+from recipe.serving.space import write_space
 
 FIRST_PORT, PORTS = 7860, 100  # as Gradio looks for a free one
 
@@ -105,6 +108,8 @@ def build_parser() -> OneLineParser:
         description="A saved model in the browser. Other flags are those of run_freeze.py --do_predict.",
     )
     parser.add_argument("--server_name", default="127.0.0.1", help="the address to listen on; 0.0.0.0: all of them")
+    parser.add_argument("--space", help="write a folder that is a Hugging Face Space, and serve nothing")
+    parser.add_argument("--no_examples", action="store_true", help="with --space: no sentences of the validation split")
     parser.add_argument("--server_port", type=int, help=f"the port. Default: the first free one from {FIRST_PORT} on")
     return parser
 
@@ -112,7 +117,13 @@ def build_parser() -> OneLineParser:
 def main() -> None:
     """The page from the command line."""
     ours, words = build_parser().parse_known_args(sys.argv[1:])
-    serve(parse(["--do_predict", *words]), ours.server_name, ours.server_port)
+    if ours.no_examples and ours.space is None:
+        raise UserError("--no_examples: it goes with --space FOLDER")
+    arguments = parse(["--do_predict", *words])
+    if ours.space is None:
+        serve(arguments, ours.server_name, ours.server_port)
+    else:
+        write_space(arguments, ours.space, sentences=not ours.no_examples)
 
 
 if __name__ == "__main__":
