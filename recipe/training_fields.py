@@ -40,8 +40,6 @@ FREE = {
     *("ddp_backend", "ddp_timeout"),
 }
 
-WORKS = FIXED | HONOURED | FREE
-
 # ---- It is refused, unless it is given its default: why, and what does it here. ----
 
 _LAUNCHER = "it is the launcher's: accelerate launch --config_file configs/accelerate/{}.yaml run_freeze.py ..."
@@ -98,9 +96,6 @@ HIDDEN = {
     "dataloader_drop_last": "every pair is trained on",
     "parallelism_config": "the launcher decides it: accelerate launch --config_file ...",
 }
-# The Trainer's label_names are names of columns; the flag of this name is the recipe's and names the labels.
-SHADOWED = {"label_names"}
-
 
 # How a flag that is off by default is told to stay off, in a YAML file above all.
 OFF = {"", "0", "no", "off", "false", "none"}

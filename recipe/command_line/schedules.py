@@ -119,8 +119,8 @@ def _try(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
         args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, args.lr_scheduler_kwargs
     )
     if args.lr_scheduler_type.value in BY_METRIC:
-        for metric in (0.5, 0.5, 0.5):
-            schedule.step(metric)
+        for _ in range(3):
+            schedule.step(0.5)
         return
     for step in sorted({0, 1, steps // 2, steps - 1, steps}):
         share = schedule.lr_lambdas[0](step)

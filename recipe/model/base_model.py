@@ -187,13 +187,10 @@ def name_labels(base: Base, names: list[str], unit: str) -> bool:
 
 def _refuse_checkpoint(name: str) -> None:
     """Say what makes a model of a checkpoint of our own, or of the newest in the folder of a run that did not end."""
-    folder = Path(name)
-    found = sorted(folder.glob(f"checkpoint-*/{WEIGHTS}"), key=lambda path: path.stat().st_mtime)
-    newest = found[-1].parent if found else None
-    if (folder / WEIGHTS).is_file():
-        what, newest = "a run's checkpoint, which holds the trained weights alone", folder
-    else:
-        what = "a run that has not ended"
-    if newest is not None:
+    what, found = "a run's checkpoint, which holds the trained weights alone", list(Path(name).glob(WEIGHTS))
+    if not found:
+        what, found = "a run that has not ended", list(Path(name).glob(f"checkpoint-*/{WEIGHTS}"))
+    if found:
+        newest = max(found, key=lambda path: path.stat().st_mtime).parent
         command = shlex.join(["python", "-m", "recipe.commands.merge_checkpoint", str(newest), "FOLDER"])
         raise UserError(f"--model_name_or_path {name}: {what}; to make a whole model of it: {command}")

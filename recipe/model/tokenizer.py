@@ -40,9 +40,8 @@ def _check_tokenizer(base: Base, tokenizer: PreTrainedTokenizerBase) -> None:
     vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     if not {tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token} <= vocabulary.keys():
         raise UserError(f"{base.flag}: its vocabulary lacks [CLS], [SEP] or [PAD]; BERT's is expected")
-    pair = tokenizer.backend_tokenizer.encode(
-        "一", "二"
-    )  # a call of `tokenizer` would change the padding it is saved with
+    # a call of `tokenizer` would change the padding that it is saved with
+    pair = tokenizer.backend_tokenizer.encode("一", "二")
     if pair.ids[0] != tokenizer.cls_token_id or pair.ids.count(tokenizer.sep_token_id) < 2:
         raise UserError(f"{base.flag}: its tokenizer does not make [CLS] A [SEP] B [SEP] of a pair")
     if max(pair.type_ids) >= types:

@@ -35,7 +35,8 @@ class Form(NamedTuple):
         Raises:
             UserError: neither its name nor --data_format says it.
         """
-        kind, columns = KINDS.get(suffix_of(path)), Columns.of(args)
+        suffix = Path(path.name.removesuffix(".gz")).suffix
+        kind, columns = KINDS.get(suffix), Columns.of(args)
         if kind not in ("json", "parquet"):  # whose names leave no doubt, also beside tables
             kind = args.data_format or kind
         if kind is None:
@@ -50,8 +51,3 @@ class Form(NamedTuple):
         if quoting == "auto" and (delimiter == "," or len(delimiter) > 1):  # no writer encloses between longer ones
             quoting = "minimal" if delimiter == "," else "none"
         return cls(kind, columns, delimiter, tuple(listed(args.column_names)), quoting)
-
-
-def suffix_of(path: Path) -> str:
-    """A file name's ending, before .gz."""
-    return Path(path.name.removesuffix(".gz")).suffix

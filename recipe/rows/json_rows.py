@@ -23,16 +23,7 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
-
-
-def decode_object(line: str) -> Any:
-    """A line's JSON.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON, or a key stands twice in it.
-    """
-    return _DECODER.decode(line)
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def begins_array(start: bytes) -> bool:
@@ -95,7 +86,7 @@ class _Text:
         self.next()
         while True:
             try:
-                found, end = _DECODER.raw_decode(self.held, self.place)
+                found, end = DECODER.raw_decode(self.held, self.place)
                 if end < len(self.held) or not self.read_on():  # else a number may go on
                     self.place = end
                     return found

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from recipe.errors import BadRow, UserError
 from recipe.rows.columns import Columns
 from recipe.rows.forms import Form
-from recipe.rows.json_rows import LONGEST_RECORD, array_rows, begins_array, decode_object
+from recipe.rows.json_rows import DECODER, LONGEST_RECORD, array_rows, begins_array
 from recipe.rows.tables import checked_header, quotes_enclose, table_rows
 
 UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF-8 of it"
@@ -119,7 +119,7 @@ def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
             yield where, line
         elif line.strip():
             try:
-                yield where, decode_object(line.rstrip("\r\n"))
+                yield where, DECODER.decode(line.rstrip("\r\n"))
             except (ValueError, RecursionError) as error:
                 yield where, BadRow(f"{where}: not JSON: {getattr(error, 'msg', error)}: {line.strip()[:60]!r}")
 

@@ -9,7 +9,6 @@ speak against. A stopped audit goes on at its fold.
 
 import contextlib
 import copy
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,7 +148,7 @@ def build_parser() -> OneLineParser:
 
 def main() -> None:
     """An audit from the command line."""
-    ours, words = build_parser().parse_known_args(sys.argv[1:])
+    ours, words = build_parser().parse_known_args()
     audit(words, ours.folds, ours.leave_out)
 
 

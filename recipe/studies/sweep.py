@@ -8,7 +8,6 @@ Each point is an ordinary run, and is known by all that its result follows from:
 and more seeds or values train only what they add. Deeper prefixes come later, and go on from shallower ones' states.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,7 +146,7 @@ def build_parser() -> OneLineParser:
 
 def main() -> None:
     """A sweep from the command line."""
-    ours, words = build_parser().parse_known_args(sys.argv[1:])
+    ours, words = build_parser().parse_known_args()
     sweep(words, Comparison(**vars(ours)))
 
 

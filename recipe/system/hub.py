@@ -69,17 +69,17 @@ def has_copy(repo_id: str, files: Iterable[tuple[str, ...]]) -> bool:
 
 def patiently(call: Callable[[], T]) -> T:
     """What `call` gives; where the Hub is busy (429, 503), once more after as long as it asks for."""
-    for attempt in range(1, ATTEMPTS + 1):
+    for _ in range(ATTEMPTS - 1):
         try:
             return call()
         except Exception as error:
             wait = _wait(error)
-            if attempt == ATTEMPTS or wait is None:
+            if wait is None:
                 raise
             if wait > TIMEOUT:
                 print(f"the Hub is busy and asks to wait: {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
-    raise AssertionError("unreachable")
+    return call()
 
 
 def is_hubs(error: BaseException) -> bool:

@@ -95,7 +95,8 @@ def _feed(
             cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
             if args.compile_tail == "on":
                 compile_tail(model)
-        trainer.train_dataset = cached_batches(cached[0], arguments)
+        train = cached[0]
+        trainer.train_dataset = ordered(lambda: train, train.length, len(train.lengths), arguments)
         trainer.eval_dataset = cached[1].sorted_pairs() if len(cached) > 1 else None
     else:
         for line in chain.from_iterable(map(describe_first_cut, splits)):
@@ -112,11 +113,6 @@ def train_batches(split: Split, arguments: RecipeArguments) -> TrainBatches:
     else:
         open_source = partial(_restart, split)
     return ordered(open_source, _tokens, split.rows, arguments)
-
-
-def cached_batches(cached: CachedSplit, arguments: RecipeArguments) -> TrainBatches:
-    """The same batches in the same order, looked up in the prefix cache."""
-    return ordered(lambda: cached, cached.length, len(cached.lengths), arguments)
 
 
 def ordered(open_source: Any, length_of: Any, count: int, arguments: RecipeArguments) -> TrainBatches:

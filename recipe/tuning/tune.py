@@ -7,7 +7,6 @@ search goes on from it; a trial that falls behind the others is pruned after an 
 """
 
 import dataclasses
-import sys
 from typing import Any
 
 import torch
@@ -127,15 +126,14 @@ def _first_weights(model: nn.Module) -> Any:
 
 def best_yaml(words: list[str], study: Any) -> str:
     """The command line's arguments, where they are no defaults, and the best trial's, as run_freeze.py takes them."""
-    values: dict[str, Any] = {}
-    for ours, default in zip(parse(words)._asdict().values(), parse([])._asdict().values(), strict=True):
+    arguments, values = parse(words), {}
+    for ours, default in zip(arguments._asdict().values(), parse([])._asdict().values(), strict=True):
         for name in (field.name for field in dataclasses.fields(ours) if field.init and field.name != "hub_token"):
             value = getattr(ours, name)
             if value != getattr(default, name):
                 values[name] = getattr(value, "value", value)
-    args = parse(words).training
-    metric = searched_by(args)
-    values |= {**study.best_params, "output_dir": f"{args.output_dir}/best"}
+    metric = searched_by(arguments.training)
+    values |= {**study.best_params, "output_dir": f"{arguments.training.output_dir}/best"}
     return (
         f"{HEAD}{study.best_trial.number} of {len(study.trials)}: {metric} {study.best_value:.4f} on the validation\n"
         "# split, which was searched on, so that it flatters these settings.\n"
@@ -150,7 +148,7 @@ def main() -> None:
         description="Search for the best settings. Other flags are those of run_freeze.py.",
     )
     parser.add_argument("--trials", type=int, default=20, help="how many the study is to have")
-    ours, words = parser.parse_known_args(sys.argv[1:])
+    ours, words = parser.parse_known_args()
     tune(words, ours.trials)
 
 
