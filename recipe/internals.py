@@ -1,32 +1,14 @@
 """The libraries' private names that this recipe leans on, all of them; a test fails when a release moves one.
 
-Each stands here because there is no public way. The inside of BertLayer, which `modeling` leans on, is the exception:
-that file is copied beside saved models and has tests of its own.
+Each stands here because there is no public way. There are two exceptions: the methods of the Trainer that FreezeTrainer
+overrides, which that test lists; and the inside of BertLayer, which `modeling` leans on, since that file is copied
+beside saved models.
 """
 
 import argparse
 import re
 from collections.abc import Sequence
 from typing import Any
-
-# Methods of the Trainer that FreezeTrainer overrides, with the parameters that it calls them with.
-TRAINER_METHODS = {
-    "_save": ("output_dir", "state_dict"),
-    "_push_from_checkpoint": ("checkpoint_folder",),
-    "_save_checkpoint": ("model", "trial"),
-    "_finalize_training": ("trial", "num_train_samples", "start_time"),
-    "_init_training_state": (
-        "max_steps",
-        "num_update_steps_per_epoch",
-        "num_train_epochs",
-        "resume_from_checkpoint",
-        "trial",
-    ),
-    "_load_optimizer_and_scheduler": ("checkpoint",),
-    "_load_rng_state": ("checkpoint",),
-    "_load_best_model": (),
-    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
-}
 
 
 def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -1,6 +1,5 @@
 """Tokenised pairs end to end in a few arrays, and the data set of evaluation."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,13 +34,6 @@ class Tokens(NamedTuple):
     def describe_cut(self, source: str) -> list[str]:
         """How many pairs were cut, where some were."""
         return describe_cut(source, self.cut, len(self.labels))
-
-    def sha256(self) -> str:
-        """Of the ids, types and lengths."""
-        digest = hashlib.sha256()
-        for part in (self.input_ids, self.token_type_ids, self.offsets):
-            digest.update(part.numpy().data)
-        return digest.hexdigest()
 
     def example(self, index: int) -> Example:
         """One pair as `tokenize` gives it."""

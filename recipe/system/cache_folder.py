@@ -81,20 +81,21 @@ def _remove(folder: Path, held: Lock) -> None:
 
 def remove_orphans(directory: Path) -> None:
     """Remove what was left unfinished: that whose lock no process holds, here or in another container or machine."""
-    for path in directory.glob(f"*{LOCK}"):
-        folder = path.with_name(path.name.removesuffix(LOCK))
-        if not UNFINISHED.fullmatch(folder.name):
-            continue
+    for folder in _locked_folders(directory):
         with contextlib.suppress(OSError):  # held, another user's, or a link
-            held = lock(path)
+            held = lock(_lock_of(folder))
             if held.certain:
                 _remove(folder, held)
 
 
 def unfinished_folders(directory: Path) -> list[Path]:
     """The folders that are being written, or were when their writer died."""
+    return [each for each in _locked_folders(directory) if each.is_dir() and not each.is_symlink()]
+
+
+def _locked_folders(directory: Path) -> list[Path]:
     folders = (path.with_name(path.name.removesuffix(LOCK)) for path in sorted(directory.glob(f"*{LOCK}")))
-    return [each for each in folders if UNFINISHED.fullmatch(each.name) and each.is_dir() and not each.is_symlink()]
+    return [folder for folder in folders if UNFINISHED.fullmatch(folder.name)]
 
 
 def is_ours(folder: Path) -> bool:
@@ -141,23 +142,17 @@ def size_of(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.glob("*"))
 
 
-def make_room(directory: Path, name: str, size: int, limit: int) -> list[Path]:
+def make_room(directory: Path, name: str, size: int, limit: int) -> None:
     """Remove caches, those that were not used for longest first, until `size` more bytes keep all within `limit`.
 
     The one of that name stays, and so does what some process reads or writes.
-
-    Returns:
-        The folders that are gone.
     """
     others = [folder for folder in directory.glob("*") if folder.name != name and is_ours(folder)]
-    total = size + sum(map(size_of, others)) + (size_of(directory / name) if (directory / name).is_dir() else 0)
-    removed = []
+    total = size + sum(map(size_of, [directory / name, *others]))
     for folder in sorted(others, key=_last_used):
         freed = size_of(folder)
         if total > limit and remove_cache(folder):
             total -= freed
-            removed.append(folder)
-    return removed
 
 
 def _last_used(folder: Path) -> float:
