@@ -1,6 +1,5 @@
 """A split whose pairs are looked up in the prefix cache, and how its states come to the tail."""
 
-import multiprocessing
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
 
 from recipe.batches.tokens import Example, SortedPairs, Tokens, describe_cut
 from recipe.cache.key import CacheKey
 from recipe.data.splits import Split, iterate_batches
 from recipe.errors import Damaged
-from recipe.process.progress import say
 
 STATE_SHAPE = {"dtype": (str, None), "compute_dtype": (str, None), "kept": int, "pairs": int, "compiled": bool}
 SENTENCE = re.compile(r"in (\w+), computed in (\w+)(?:, ([\d,]+) of ([\d,]+) pairs)?(, tail compiled)?")
@@ -112,17 +109,6 @@ class CachedSplit(NamedTuple):
     def sorted_pairs(self) -> SortedPairs:
         """All pairs, for evaluation."""
         return SortedPairs(self.lengths, self.example)
-
-
-def refuse_spawned_workers(args: TrainingArguments) -> None:
-    """Read a cache without workers where they would be spawned, as on macOS: no mapped tensor can be sent there."""
-    if args.dataloader_num_workers and multiprocessing.get_start_method() != "fork":
-        say(
-            args,
-            f"note: --dataloader_num_workers {args.dataloader_num_workers}: none are needed to read the cache here",
-        )
-        args.dataloader_num_workers, args.dataloader_persistent_workers = 0, False
-        args.dataloader_prefetch_factor = None
 
 
 class PrefixState(NamedTuple):

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from functools import partial
 
 import numpy as np
 import torch
@@ -41,16 +40,15 @@ def find_or_encode(jobs: Sequence[Encoding], args: TrainingArguments) -> list[Pr
 
 def _find_or_encode(jobs: Sequence[Encoding], args: TrainingArguments) -> list[PrefixCache]:
     store = _open(jobs[0], args)
-    lacking = any(len(missing_pairs(store, job)) for job in jobs)
     share, here = Share.of(args), first_on_machine(args)
-    lacking = any(from_all_ranks(args, lacking)[here : here + share.ranks])
+    lacks = from_all_ranks(args, any(len(missing_pairs(store, job)) for job in jobs))
+    lacking = any(lacks[here : here + share.ranks])
     with ExitStack() as stack:
         together(args, lambda: _begin(jobs[0], args, stack) if lacking and share.rank == 0 else None, OSError)
         for job in jobs:
             store = _open(job, args, store) if lacking else store
             missing, started = missing_pairs(store, job), time.perf_counter()
-            fill = partial(encode, job, missing, args, share)
-            together(args, lambda: fill() if lacking else None, OSError, RunError)  # noqa: B023
+            together(args, lambda: encode(job, missing, args, share) if lacking else None, OSError, RunError)  # noqa: B023
             _tell(job, missing, store, time.perf_counter() - started, args)
         whole = _open(jobs[-1], args, store) if lacking else store
         return together(args, lambda: [_look_up(whole, job) for job in jobs], OSError)

@@ -9,7 +9,7 @@ import torch
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
 from recipe.batches.token_store import store_tokens
 from recipe.batches.tokens import Tokens
-from recipe.cache.cached_split import NO_CACHE, CachedSplit, PrefixState, refuse_spawned_workers
+from recipe.cache.cached_split import NO_CACHE, CachedSplit, PrefixState
 from recipe.cache.encoding import Encoding
 from recipe.cache.finding import GIGABYTE, find_or_encode, missing_pairs
 from recipe.cache.key import CacheKey, arithmetic_of, make_key, pair_hashes
@@ -59,7 +59,6 @@ def cache_prefix(
         say(args, f"prefix cache: off, {reason}")
         return None
     caches = find_or_encode(jobs, args)
-    refuse_spawned_workers(args)
     return [CachedSplit(cache, held, held.lengths.int(), key) for cache, held in zip(caches, tokens, strict=True)]
 
 

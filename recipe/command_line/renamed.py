@@ -9,7 +9,6 @@ from recipe.training_fields import HIDDEN, REFUSED
 _BATCH = "--per_device_train_batch_size"
 _EVAL_BATCH = "--per_device_eval_batch_size"
 _STEPS = "--max_steps"
-_FLOAT32 = "nothing: what is trained is float32; --bf16 computes in 16 bits"
 _FILES = "HF_HOME in the environment says where the Hub's files are kept; --prefix_cache_dir where prefix caches are"
 
 INSTEAD = {
@@ -88,7 +87,7 @@ INSTEAD = {
     "use_gpu": "nothing: a GPU that is there is used",
     "use_cuda": "nothing: a GPU that is there is used",
     "no_gpu": "--use_cpu",
-    "fp32": _FLOAT32,
+    "fp32": "nothing: what is trained is float32; --bf16 computes in 16 bits",
     "amp": "--bf16",
     "mixed_precision": "--bf16 or --fp16",
     "revision": "--model_name_or_path with the folder of a download of it",

@@ -4,10 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-# Control, format (among them those that turn the writing direction), surrogates, private, unassigned; line separators.
-# The joiner, which emoji are made of, stays.
-ESCAPED = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-JOINER = "\u200d"
+JOINER = "\u200d"  # which emoji are made of
 SECRET = re.compile(r"--\w+[_-]token(=|$)")
 LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 MARKDOWN = re.compile(r"[\\`*_\[\]()<>!|~&:@$]|(?<=www)\.")
@@ -23,7 +20,8 @@ def shown(text: str, lines: bool = False) -> str:
 
 
 def _shown(character: str) -> str:
-    if character.isprintable() or character == JOINER or unicodedata.category(character) not in ESCAPED:
+    """A character, unless it is for control, turns the writing direction, separates lines or has no meaning."""
+    if character.isprintable() or character == JOINER or unicodedata.category(character) == "Zs":  # a wide space
         return character
     return character.encode("unicode_escape").decode()
 

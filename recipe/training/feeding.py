@@ -26,7 +26,7 @@ from recipe.training.build import build_trainer
 from recipe.training.loss import class_weights, describe_weights
 from recipe.training.preflight import preflight
 from recipe.training.trainer import FreezeTrainer
-from recipe.training.workers import do_without_workers_where_short
+from recipe.training.workers import do_without_spawned_workers, do_without_workers_where_short
 
 NO_PAIRS = SortedPairs(torch.empty(0), lambda index: {})  # in place of a validation split that is yet to be read
 
@@ -89,6 +89,7 @@ def _feed(
     if args.compile_tail == "on" and not whole:
         say(args, "note: --compile_tail compiles nothing, since not all batches come from the prefix cache")
     if cached:
+        do_without_spawned_workers(args)
         if whole:
             model.offload_prefix()
             caches = place_caches([each.cache for each in cached], args)

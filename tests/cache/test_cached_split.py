@@ -1,10 +1,8 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from recipe.arguments import FreezeArguments
-from recipe.cache.cached_split import NO_CACHE, PrefixState, recorded_state, refuse_spawned_workers
+from recipe.cache.cached_split import NO_CACHE, PrefixState, recorded_state
 from recipe.errors import Damaged
 from recipe.model.freezing import freeze
 
@@ -71,12 +69,3 @@ def test_a_state_is_read_from_what_it_and_earlier_releases_record(said, state):
 def test_a_state_of_another_form_is_damaged():
     with pytest.raises(Damaged, match="'on'; an object is expected"):
         recorded_state("on")
-
-
-@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 0)])
-def test_workers_that_would_be_spawned_are_not_used(monkeypatch, capsys, method, workers):
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: method)
-    args = SimpleNamespace(dataloader_num_workers=2, dataloader_persistent_workers=True, process_index=0)
-    refuse_spawned_workers(args)
-    assert (args.dataloader_num_workers, args.dataloader_persistent_workers) == (workers, bool(workers))
-    assert ("--dataloader_num_workers 2" in capsys.readouterr().out) is not bool(workers)
