@@ -103,11 +103,6 @@ class TrainBatches(IterableDataset):
         with contextlib.suppress(RuntimeError):  # no room in /dev/shm, and so none for workers
             self._place.share_memory_()
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose order the next pass has."""
-        return int(self._place[0])
-
     def set_epoch(self, epoch: int, passed: int = 0) -> None:
         """Choose that epoch; its first `passed` micro-batches are given as None, for a resume to throw away."""
         self._place.copy_(torch.tensor([epoch, passed]))
@@ -123,8 +118,8 @@ class TrainBatches(IterableDataset):
         yield from islice(self._micro_batches(), first, None, stride)
 
     def _micro_batches(self) -> Iterator[list[Any] | None]:
-        source, passed = self.open_source(), int(self._place[1])
-        order = shuffled(self.count, self.buffer_size, random.Random(f"{self.seed} {self.epoch}"))
+        source, (epoch, passed) = self.open_source(), self._place.tolist()
+        order = shuffled(self.count, self.buffer_size, random.Random(f"{self.seed} {epoch}"))
         for number in range(math.ceil(self.count / (WINDOW_STEPS * self.shape.examples))):
             window = list(islice(order, WINDOW_STEPS * self.shape.examples))
             if passed >= WINDOW_STEPS * self.shape.accumulation:
@@ -134,7 +129,7 @@ class TrainBatches(IterableDataset):
                 continue
             examples = dict(zip(window, source.take(window), strict=True))
             lengths = {index: self.length_of(example) for index, example in examples.items()}
-            rng = random.Random(f"{self.seed} {self.epoch} {number}")  # of its own, so that a window can be skipped
+            rng = random.Random(f"{self.seed} {epoch} {number}")  # of its own, so that a window can be skipped
             for step in group_by_length(window, lengths, self.shape.examples, rng):
                 for indices in cut_step(step, self.shape):
                     passed -= 1

@@ -75,8 +75,8 @@ def _why_not(
         return "--frozen_dropout makes the prefix's outputs differ from pass to pass"
     if arguments.cache.prefix_cache == "auto" and before == NO_CACHE:
         return "as it was before the run was stopped"
-    if arguments.cache.prefix_cache == "auto" and before is None and arguments.training.passes(rows) <= 1:
-        steps, passes = arguments.training.max_steps, arguments.training.passes(rows)
+    steps, passes = arguments.training.max_steps, arguments.training.passes(rows)
+    if arguments.cache.prefix_cache == "auto" and before is None and passes <= 1:
         if steps > 0:
             return f"--max_steps {steps} of {steps / passes:,.0f} an epoch read each output at most once"
         return "a single epoch would read each output once"

@@ -74,9 +74,8 @@ def open_base(args: ModelArguments) -> Base:
         UserError: no such folder or repository, the Hub is out of reach, or the model is no BERT.
     """
     name = args.name
-    options: dict[str, Any] = {"local_files_only": _is_local(name)}
-    if not options["local_files_only"]:
-        options["local_files_only"] = not require_hub("--model_name_or_path", name, "model", has_copy(name, PARTS))
+    local = _is_local(name) or not require_hub("--model_name_or_path", name, "model", has_copy(name, PARTS))
+    options = {"local_files_only": local}
     with reading(name, "config.json"):
         values, _ = BertConfig.get_config_dict(name, **options)
         kind = _kind(name, values)

@@ -33,7 +33,6 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
     Raises:
         UserError: weights are missing, broken, of another shape, or not finite.
     """
-    options: dict[str, Any] = {"dtype": getattr(torch, base.args.dtype), "output_loading_info": True}
     quiet_libraries()  # no report of a classifier that is new by design
     with reading(base.name, "its weights"):
         source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
@@ -42,8 +41,9 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
         model, report = BertForPairwiseCLS.from_pretrained(
             config=base.config,
             attn_implementation=base.args.attn_implementation,
+            dtype=getattr(torch, base.args.dtype),
+            output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **options,
             **source,
         )
     _check_report(base, report, keep_classifier)

@@ -53,7 +53,8 @@ class EpochLines(TrainerCallback):
         trained = f"train loss {self.loss_sum / self.loss_steps:.4f}  " if self.loss_steps else ""
         self.loss_sum = self.loss_steps = 0.0
         where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
-        say(args, f"{where}{trained}{describe_metrics(metrics)}")
+        scores = f"eval loss {metrics['eval_loss']:.4f}  accuracy {metrics['eval_accuracy']:.4f}"
+        say(args, f"{where}{trained}{scores}  (majority {metrics['eval_majority_baseline']:.4f})")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take the bar away."""
@@ -73,14 +74,6 @@ class AnswerLines(TrainerCallback):
         """Advance by a batch of each rank."""
         left = self.progress.total - self.progress.done
         self.progress.advance(min(args.eval_batch_size * args.world_size, left))
-
-
-def describe_metrics(metrics: dict[str, Any]) -> str:
-    """Loss, accuracy and the majority baseline of an evaluation."""
-    return (
-        f"eval loss {metrics['eval_loss']:.4f}  accuracy {metrics['eval_accuracy']:.4f}  "
-        f"(majority {metrics['eval_majority_baseline']:.4f})"
-    )
 
 
 class EpochOrder(TrainerCallback):
