@@ -15,10 +15,10 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from recipe.batches.tokens import Example
+from recipe.data.pairs import UNLABELLED
 from recipe.errors import UserError
 
 WINDOW_STEPS = 50  # optimizer steps whose examples are sorted by length together: 1.04 tokens carried for each real one
-IGNORED_LABEL = -100  # cross_entropy's ignore_index
 
 
 class Source(Protocol):
@@ -134,7 +134,7 @@ class TrainBatches(IterableDataset):
                 for indices in cut_step(step, self.shape):
                     passed -= 1
                     # a rank without an example of its own must take part with one that adds nothing to the gradient
-                    batch = [examples[i] for i in indices] or [{**examples[step[0]], "labels": IGNORED_LABEL}]
+                    batch = [examples[i] for i in indices] or [{**examples[step[0]], "labels": UNLABELLED}]
                     yield batch if passed < 0 else None
 
 

@@ -31,6 +31,10 @@ class Tokens(NamedTuple):
         ids, types = self.input_ids[:end], self.token_type_ids[:end]
         return Tokens(ids, types, self.offsets[: count + 1], self.labels[:count], self.cut)
 
+    def sorted_pairs(self) -> "SortedPairs":
+        """All pairs, for evaluation."""
+        return SortedPairs(self.lengths, self.example)
+
     def describe_cut(self, source: str) -> list[str]:
         """How many pairs were cut, where some were."""
         return describe_cut(source, self.cut, len(self.labels))

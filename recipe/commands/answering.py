@@ -14,7 +14,7 @@ from recipe.cache.finding import find_or_encode
 from recipe.cache.key import arithmetic_of, make_key, pair_hashes
 from recipe.data.splits import Split, iterate_batches
 from recipe.errors import Damaged, RunError
-from recipe.evaluation.answers import Answers, answer_pairs, sorted_pairs
+from recipe.evaluation.answers import Answers, answer_pairs
 from recipe.evaluation.predictions import prediction_lines
 from recipe.file_names import RUN
 from recipe.internals import forget_loaders
@@ -48,7 +48,7 @@ def answer(
         for line in tokens.describe_cut(split.source):
             say(arguments.training, line)
     cached = _from_cache(arguments, model, tokens, split) if from_cache else None
-    return answer_pairs(trainer, cached or sorted_pairs(tokens))
+    return answer_pairs(trainer, cached or tokens.sorted_pairs())
 
 
 def _from_cache(
@@ -88,7 +88,7 @@ def answer_lines(
     names = list(trainer.model.config.id2label.values())
     for pairs in iterate_batches(split.pairs.skip(done), rows_at_once(trainer)):
         tokens = read_tokens(iter([encode_batch(pairs, trainer.processing_class, max_length)]))
-        answers = answer_pairs(trainer, sorted_pairs(tokens))
+        answers = answer_pairs(trainer, tokens.sorted_pairs())
         forget_loaders(trainer.accelerator)
         yield list(prediction_lines(pairs, answers, names)), tokens.cut
 

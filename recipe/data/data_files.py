@@ -1,7 +1,6 @@
 """Sentence pairs from files: checked and counted by one pass, then streamed or kept in Arrow, the same each time."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -87,8 +86,7 @@ def _open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: in
     rules = RowRules(tuple(names), name != "test", skip=args.on_bad_row == "skip", columns=Columns.of(args))
     skipped: list[str] = []
     found = _file_pairs(files, rules, limit, skipped)  # before Arrow is written, so that errors keep their line
-    tally = Counter(pair["label"] for pair in found)
-    rows = sum(tally.values())
+    rows = sum(1 for _ in found)
     behind = None if limit is None or rows < limit else limit  # there may be more than that
     pairs = _stream(files, rules, behind) if args.streaming else _in_arrow(files, rules, behind)
     shards = len(files) if args.streaming and behind is None else 1
@@ -96,7 +94,7 @@ def _open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: in
     if len(files) > 1:
         fingerprint = hashlib.sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
     notes = [] if args.csv_quoting != "auto" else _quotes(files)
-    return Split(name, source, pairs, rows, names, fingerprint, skipped, tally, shards, notes, unit_of(args))
+    return Split(name, source, pairs, rows, names, fingerprint, skipped, shards, notes, unit_of(args))
 
 
 def _quotes(files: list[DataFile]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
@@ -47,12 +46,12 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     skipped: list[str] = []
     numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
     with told_while_it_lasts(f"reading {source}"):
-        tally = Counter(pair["label"] for pair in islice(checked(numbered, skipped, rules), limit))
-    count, pairs = sum(tally.values()), _pairs(rows, source, rules)
+        count = sum(1 for _ in islice(checked(numbered, skipped, rules), limit))
+    pairs = _pairs(rows, source, rules)
     shards = _shards(args, rows)
     if count == limit:
         pairs, shards = pairs.take(count), 1
-    return Split(name, source, pairs, count, names, fingerprint, skipped, tally, shards, unit=unit_of(args))
+    return Split(name, source, pairs, count, names, fingerprint, skipped, shards, unit=unit_of(args))
 
 
 def _shards(args: DataArguments, rows: AnyDataset) -> int:

@@ -11,7 +11,7 @@ from recipe.errors import BadRow, UserError
 from recipe.rows.columns import Columns, offer
 from recipe.rows.tables import TableRow
 
-UNLABELLED = -1
+UNLABELLED = -100  # what cross_entropy ignores, and the Trainer where it counts a step's examples
 WHOLE = re.compile("0|[1-9][0-9]{0,17}")
 HALF = re.compile("[\ud800-\udfff]")
 LONGEST = 1_000_000  # characters of a sentence; the tokenizer takes 0.5 kB for each
@@ -26,10 +26,11 @@ class RowRules(NamedTuple):
 
     Attributes:
         label_names: a label is one of these names (0 for "0" will do), or an id where no name is a number.
-        labelled: whether the label must be there; where it need not, null and -1 mean UNLABELLED.
+        labelled: whether the label must be there; where it need not, null and -1 mean that there is none.
         class_names: what a label that is a whole number stands for, where the data say so (a ClassLabel).
         skip: whether other rows are left out; else they are errors.
         columns: where in a row its sentences, label and id are.
+        unlabelled: what a missing label becomes; a rule, so that Arrow's cache knows pairs that had another.
     """
 
     label_names: Sequence[str]
@@ -37,6 +38,7 @@ class RowRules(NamedTuple):
     class_names: Sequence[str] | None = None
     skip: bool = False
     columns: Columns = Columns()
+    unlabelled: int = UNLABELLED
 
 
 def checked(rows: Iterator[tuple[str, Any]], skipped: list[str], rules: RowRules) -> Iterator[dict[str, Any]]:
@@ -134,13 +136,13 @@ def _seen(character: str) -> bool:
 
 
 def _label_id(where: str, record: Mapping[str, Any], rules: RowRules) -> int:
-    label_names, labelled, class_names, _, columns = rules
+    label_names, labelled, class_names, _, columns, unlabelled = rules
     value = record.get(columns.label)
     name = _label_name(value, label_names, class_names)
     if name in label_names:
         return label_names.index(name)
     if not labelled and (value is None or str(value) in ("-1", "")):
-        return UNLABELLED
+        return unlabelled
     if columns.label not in record:
         raise _missing(where, columns.label, record, columns)
     expected = " or ".join(label_names) if len(label_names) < 6 else f"one of {len(label_names)} names"

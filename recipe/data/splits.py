@@ -1,7 +1,6 @@
 """A split of the data: its pairs, how many there are, and what is told of them."""
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -31,7 +30,6 @@ class Split:
     label_names: list[str]
     fingerprint: str  # sha256 of its files, or of their revision on the Hub
     skipped: list[str] = field(default_factory=list)
-    label_counts: Counter[int] = field(default_factory=Counter)
     shards: int = 1  # into how many parts `pairs` can be divided without reading it
     notes: list[str] = field(default_factory=list)  # what was decided in reading it
     unit: str = "pairs"  # or sentences

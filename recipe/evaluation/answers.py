@@ -6,9 +6,7 @@ import numpy as np
 from scipy.special import softmax
 from transformers import Trainer
 
-from recipe.batches.order import IGNORED_LABEL
-from recipe.batches.tokens import Example, SortedPairs, Tokens
-from recipe.data.pairs import UNLABELLED
+from recipe.batches.tokens import SortedPairs
 
 
 class Answers(NamedTuple):
@@ -29,16 +27,6 @@ class Answers(NamedTuple):
         return softmax(self.logits.astype(np.float64), axis=-1)
 
 
-def sorted_pairs(tokens: Tokens) -> SortedPairs:
-    """The pairs of `tokens`; the Trainer asks for a loss as well, which a pair without a label does not enter."""
-
-    def example(index: int) -> Example:
-        found = tokens.example(index)
-        return {**found, "labels": IGNORED_LABEL} if found["labels"] == UNLABELLED else found
-
-    return SortedPairs(tokens.lengths, example)
-
-
 def answer_pairs(trainer: Trainer, pairs: SortedPairs) -> Answers:
     """A trainer's model's answers to `pairs`, put back into the split's order."""
     compute_metrics, trainer.compute_metrics = trainer.compute_metrics, None
@@ -46,5 +34,4 @@ def answer_pairs(trainer: Trainer, pairs: SortedPairs) -> Answers:
     trainer.compute_metrics = compute_metrics
     logits, labels = np.empty_like(output.predictions), np.empty_like(output.label_ids)
     logits[pairs.order], labels[pairs.order] = output.predictions, output.label_ids
-    labels[labels == IGNORED_LABEL] = UNLABELLED
     return Answers(logits, labels, output.metrics["test_runtime"])

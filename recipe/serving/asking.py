@@ -20,7 +20,7 @@ from recipe.commands.evaluate import open_labelled
 from recipe.data.opening import require_split
 from recipe.data.splits import iterate, iterate_batches, unit_of
 from recipe.errors import RunError, UserError
-from recipe.evaluation.answers import answer_pairs, sorted_pairs
+from recipe.evaluation.answers import answer_pairs
 from recipe.internals import forget_loaders
 from recipe.model.base_model import readable_labels
 from recipe.model.loading import check_labels, load_fine_tuned
@@ -110,7 +110,7 @@ def ask_pair(asked: Asked, first: str, second: str | None) -> PairAnswer:
     found, cut = [], 0
     for order in orders:
         tokens = read_tokens(iter([encode_batch(pair, asked.trainer.processing_class, data.max_length, order)]))
-        found.append(answer_pairs(asked.trainer, sorted_pairs(tokens)).probabilities[0])
+        found.append(answer_pairs(asked.trainer, tokens.sorted_pairs()).probabilities[0])
         cut += tokens.cut
     forget_loaders(asked.trainer.accelerator)
     return PairAnswer(found, cut > 0)

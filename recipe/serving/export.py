@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recipe.arguments import RecipeArguments
 from recipe.batches.tokenization import tokenize
-from recipe.batches.tokens import SortedPairs, read_tokens
+from recipe.batches.tokens import read_tokens
 from recipe.cache.collator import collate
 from recipe.command_line.parsing import parse
 from recipe.data.opening import require_split
@@ -177,7 +177,7 @@ def _first(batches: Sequence[dict[str, Tensor]], pairs: int) -> list[dict[str, T
 def _batches(arguments: RecipeArguments, tokenizer: PreTrainedTokenizerBase, split: Split) -> list[dict[str, Any]]:
     """The split in batches of like length, (batch, tokens)."""
     tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length)))
-    sorted_pairs, size = SortedPairs(tokens.lengths, tokens.example), arguments.training.per_device_eval_batch_size
+    sorted_pairs, size = tokens.sorted_pairs(), arguments.training.per_device_eval_batch_size
     found = []
     for start in range(0, len(sorted_pairs), size):
         examples = [sorted_pairs[place] for place in range(start, min(start + size, len(sorted_pairs)))]

@@ -137,4 +137,4 @@ def _tokens(example: dict[str, Any]) -> int:
 def sorted_pairs(split: Split) -> SortedPairs:
     """A tokenised split read whole, for evaluation."""
     tokens = read_tokens(iterate_batches(split.examples))
-    return SortedPairs(tokens.lengths, tokens.example)
+    return tokens.sorted_pairs()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recipe.batches.order import IGNORED_LABEL
+from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
 from recipe.errors import UserError
 from recipe.process.text import shown
@@ -27,7 +27,7 @@ def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Ca
         logits = outputs["logits"].float()
         weight = None if class_weights is None else class_weights.to(logits.device)
         total = nn.functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
-        items = (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+        items = (labels != UNLABELLED).sum() if num_items_in_batch is None else num_items_in_batch
         # with --average_tokens_across_devices false the items are this rank's own
         return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))
 

@@ -5,7 +5,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from recipe.batches.order import (
-    IGNORED_LABEL,
     WINDOW_STEPS,
     StepShape,
     Stream,
@@ -13,6 +12,7 @@ from recipe.batches.order import (
     cut_step,
     shuffled,
 )
+from recipe.data.pairs import UNLABELLED
 from recipe.errors import UserError
 from tests.utils import examples
 
@@ -41,7 +41,7 @@ def batches(rows, shape, epoch=0, buffer_size=100, seed=7, streamed=True):
 
 
 def ids(batch):
-    return [row["input_ids"][0] for row in batch if row["labels"] != IGNORED_LABEL]
+    return [row["input_ids"][0] for row in batch if row["labels"] != UNLABELLED]
 
 
 @pytest.mark.parametrize("buffer_size", [1, 10, 1000])
@@ -84,7 +84,7 @@ def test_empty_micro_batch_carries_an_ignored_label():
     shape = StepShape(16, ranks=4, rank=0)
     assert cut_step([1, 2], shape) == [[]]
     (batch,) = batches(examples(2), shape)
-    assert [row["labels"] for row in batch] == [IGNORED_LABEL]
+    assert [row["labels"] for row in batch] == [UNLABELLED]
 
 
 def test_batches_by_length_carry_next_to_no_padding():

@@ -1,6 +1,5 @@
 import os
 import shutil
-from collections import Counter
 
 import datasets
 import pytest
@@ -148,7 +147,7 @@ def test_what_stands_behind_the_limit_is_not_read(tmp_path, tiny_model):
         args = DataArguments(train_file=str(path), max_train_samples=6, streaming=streaming)
         split = open_split(args, "train")
         assert [pair["sentence1"] for pair in iterate(split.pairs)] == [row["sentence1"] for row in rows[:6]]
-        assert sum(split.label_counts.values()) == split.rows == 6
+        assert split.rows == 6
         skips = DataArguments(train_file=str(path), max_train_samples=7, streaming=streaming, on_bad_row="skip")
         split = open_split(skips, "train")
         assert (split.rows, len(list(iterate(split.pairs))), len(split.skipped)) == (7, 7, 1)
@@ -194,7 +193,7 @@ def test_nothing_is_written_to_read_local_files(monkeypatch, tmp_path, pairs_dir
 def test_label_names_are_not_taken_for_shards(pairs_dir):
     split = open_split(DataArguments(data_dir=str(pairs_dir)), "train")
     assert split.pairs.num_shards == 1
-    assert Counter(pair["label"] for pair in iterate(split.pairs)) == split.label_counts
+    assert {pair["label"] for pair in iterate(split.pairs)} == {0, 1}
 
 
 def test_files_that_match_a_pattern_are_one_split(tmp_path):

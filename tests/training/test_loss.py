@@ -3,10 +3,10 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from recipe.batches.order import IGNORED_LABEL
 from recipe.command_line.parsing import parse
 from recipe.commands.train import train
 from recipe.data.opening import require_split
+from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import iterate
 from recipe.errors import UserError
 from recipe.training.loss import class_weights, describe_weights, mean_loss
@@ -15,7 +15,7 @@ from recipe.training.loss import class_weights, describe_weights, mean_loss
 def test_a_rank_without_an_example_adds_nothing():
     logits = torch.randn(1, 2, requires_grad=True)
     for items in (None, 0, torch.tensor(0)):
-        loss = mean_loss(0.1)({"logits": logits}, torch.tensor([IGNORED_LABEL]), items)
+        loss = mean_loss(0.1)({"logits": logits}, torch.tensor([UNLABELLED]), items)
         loss.backward()
         assert loss.item() == 0
         assert not logits.grad.any()
