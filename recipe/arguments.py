@@ -72,6 +72,11 @@ class DataArguments:
         "commas; between tabs they do what the file's own fields show.",
         choices=["auto", "minimal", "none"],
     )
+    task_type: str = option(
+        "classification",
+        "What a label is: one of --label_names, or, for a regression, a number, such as how similar two sentences are.",
+        choices=["classification", "regression"],
+    )
     label_names: list[str] | None = option(
         None, "The labels as they stand in the data, in the order of their ids. Default: 0 1."
     )

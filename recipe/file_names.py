@@ -5,7 +5,8 @@ MODEL = "model.safetensors"
 SCORES = "eval_results.json"
 RESULTS = "all_results.json"
 CARD = "README.md"
-FIGURES = ("learning_curve.png", "confusion.png", "reliability.png")
+FIGURES = ("learning_curve.png", "confusion.png", "reliability.png", "scatter.png")
+CURVE, CONFUSION, RELIABILITY, SCATTER = FIGURES
 PREDICTIONS = "predictions.jsonl"
 PARTIAL_PREDICTIONS = "predictions-{}.partial.jsonl"  # {}: what they follow from
 

@@ -53,7 +53,9 @@ class FreezeTrainingArguments(TrainingArguments):
     save_total_limit: int | None = option(2, "How many checkpoints to keep, the best one included.")
     load_best_model_at_end: bool = option(True, "End with the best checkpoint's weights, not the last one's.")
     metric_for_best_model: str | None = option(
-        "accuracy", "What makes a checkpoint the best: accuracy, loss, f1, mcc, roc_auc, average_precision or ece."
+        "accuracy",
+        "What makes a checkpoint the best: accuracy, loss, f1, mcc, roc_auc, average_precision or ece; with "
+        "--task_type regression pearson, which is the default then, spearman, mse, mae or loss.",
     )
     greater_is_better: bool | None = option(None, "Whether more of --metric_for_best_model is better, which it says.")
     report_to: list[str] | None = field(

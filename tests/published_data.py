@@ -24,6 +24,7 @@ class Published(NamedTuple):
     flags: Sequence[str] = ()
     labels: Sequence[str] = ("0", "1")
     single: bool = False
+    scores: bool = False  # whether labels are numbers
 
 
 def rows_of_split(split: str, labels: Sequence[str]) -> list[tuple[int, str, str, str]]:
@@ -32,8 +33,15 @@ def rows_of_split(split: str, labels: Sequence[str]) -> list[tuple[int, str, str
     return [(i, row["sentence1"], row["sentence2"], labels[(i * i) % len(labels)]) for i, row in enumerate(made)]
 
 
-def table(*columns: str, header: Sequence[str] = (), end: str = "\n", bom: bool = False, unlabelled: bool = False):
-    """A tab-separated file whose columns are such format strings of {id}, {a}, {b}, {label}.
+def table(
+    *columns: str,
+    header: Sequence[str] = (),
+    end: str = "\n",
+    bom: bool = False,
+    unlabelled: bool = False,
+    delimiter: str = "\t",
+):
+    """A table whose columns are such format strings of {id}, {a}, {b}, {label}.
 
     Args:
         unlabelled: whether the test split has no labels.
@@ -41,8 +49,10 @@ def table(*columns: str, header: Sequence[str] = (), end: str = "\n", bom: bool 
 
     def write(split: str, rows: list[tuple]) -> str:
         kept = [n for n, column in enumerate(columns) if not (unlabelled and split == "test" and "{label}" in column)]
-        lines = ["\t".join(header[n] for n in kept)] if header else []
-        lines += ["\t".join(columns[n].format(id=i, a=a, b=b, label=label) for n in kept) for i, a, b, label in rows]
+        lines = [delimiter.join(header[n] for n in kept)] if header else []
+        lines += [
+            delimiter.join(columns[n].format(id=i, a=a, b=b, label=label) for n in kept) for i, a, b, label in rows
+        ]
         return "\ufeff" * bom + "".join(line + end for line in lines)
 
     return write
@@ -130,8 +140,21 @@ FORMS = {
     "stsb": Published(
         TSV,
         table("{id}", *["x"] * 6, "{a}", '"{b}', "{label}", header=STSB, unlabelled=True),
-        ("--label_column_name=score", "--label_names", *SCORES),
+        ("--label_column_name=score", "--task_type=regression"),
         SCORES,
+        scores=True,
+    ),
+    "cnsd-sts": Published(
+        ("cnsd-sts-train.txt", "cnsd-sts-dev.txt", "cnsd-sts-test.txt"),
+        table("{id}-0000{id}", "{a}", "{b}", "{label}", delimiter="||"),
+        (
+            "--data_format=tsv",
+            "--delimiter=||",
+            "--column_names=id,sentence1,sentence2,label",
+            "--task_type=regression",
+        ),
+        ("0", "3", "5"),
+        scores=True,
     ),
     "ocnli": Published(
         USUAL, undecided(objects("sentence1", "sentence2", level="easy", genre="lit", label0="neutral")), LABELS, NLI

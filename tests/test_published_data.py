@@ -42,17 +42,24 @@ def test_a_form_is_read_trained_on_and_scored(tmp_path, tiny, name):
     for split, stem in (("train", "train"), ("validation", "dev")):
         rows = rows_of_split(stem, form.labels)
         opened = open_split(parse(words).data, split)
-        counts = Counter(opened.label_names[pair["label"]] for pair in iterate(opened.pairs))
-        assert (opened.rows, counts) == (len(rows), Counter(label for *_, label in rows))
+        labels = [pair["label"] for pair in iterate(opened.pairs)]
+        counts = Counter(each if form.scores else opened.label_names[each] for each in labels)
+        expected = Counter(float(label) if form.scores else label for *_, label in rows)
+        assert (opened.rows, counts) == (len(rows), expected)
     found, rows = answers(run_folder), rows_of_split("dev", form.labels)
     keys = ("sentence1",) if form.single else ("sentence1", "sentence2")
     texts = [[line[key].replace('"', "").removesuffix(" 吗") for key in keys] for line in found]
     assert texts == [[a, b][: len(keys)] for _, a, b, _ in rows]
     assert all(("sentence2" in line) != form.single for line in found)
     said = {"0": "different", "1": "same"} if form.labels == ("0", "1") else {}
-    assert [line["label"] for line in found] == [said.get(label, label) for *_, label in rows]
-    accuracy = json.loads((run_folder / "eval_results.json").read_text())["eval_accuracy"]
-    assert sum(line["label"] == line["prediction"] for line in found) / len(found) == accuracy
+    expected = [float(label) if form.scores else said.get(label, label) for *_, label in rows]
+    assert [line["label"] for line in found] == expected
+    results = json.loads((run_folder / "eval_results.json").read_text())
+    if form.scores:
+        errors = [line["label"] - line["prediction"] for line in found]
+        assert sum(each * each for each in errors) / len(found) == pytest.approx(results["eval_mse"], rel=1e-3)
+    else:
+        assert sum(line["label"] == line["prediction"] for line in found) / len(found) == results["eval_accuracy"]
     predict_again = [f"--model_name_or_path={run_folder}", "--use_cpu", "--do_predict"]
     run(parse([*predict_again, "--eval_split=validation"]))  # what the run was told of its data, it still knows
     assert answers(run_folder) == found
@@ -62,7 +69,7 @@ def test_a_form_is_read_trained_on_and_scored(tmp_path, tiny, name):
     assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
-@pytest.mark.parametrize(("name", "form"), [("lcqmc", "lcqmc"), ("bq", "bq"), ("bustm", "bustm")])
+@pytest.mark.parametrize(("name", "form"), [("lcqmc", "lcqmc"), ("bq", "bq"), ("bustm", "bustm"), ("stsb", "cnsd-sts")])
 def test_a_configuration_of_files_reads_them_where_it_says(tmp_path, monkeypatch, tiny, name, form):
     write_form(tmp_path / "data" / name, FORMS[form])
     monkeypatch.chdir(tmp_path)

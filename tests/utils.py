@@ -40,6 +40,13 @@ def make_pairs(count: int, seed: int = 0) -> list[dict[str, str]]:
     return rows
 
 
+def make_scored(count: int, seed: int = 0) -> list[dict[str, str | float]]:
+    """Pairs of random characters whose label is a number from 0 to 5: how alike their lengths are."""
+    rows = make_pairs(count, seed)
+    lengths = [sorted(len(row[key]) for key in ("sentence1", "sentence2")) for row in rows]
+    return [{**row, "label": round(5 * a / b, 2)} for row, (a, b) in zip(rows, lengths, strict=True)]
+
+
 def rows_of(path, **flags):
     """A file's records, read as the flags say."""
     return read_rows(path, with_quoting(path, Form.of(path, DataArguments(**flags))))

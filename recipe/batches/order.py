@@ -134,8 +134,13 @@ class TrainBatches(IterableDataset):
                 for indices in cut_step(step, self.shape):
                     passed -= 1
                     # a rank without an example of its own must take part with one that adds nothing to the gradient
-                    batch = [examples[i] for i in indices] or [{**examples[step[0]], "labels": UNLABELLED}]
+                    batch = [examples[i] for i in indices] or [_unlabelled(examples[step[0]])]
                     yield batch if passed < 0 else None
+
+
+def _unlabelled(example: Any) -> Any:
+    """The example without its label, which stays of its own type: an id, or a score."""
+    return {**example, "labels": type(example["labels"])(UNLABELLED)}
 
 
 class Stream:

@@ -22,7 +22,9 @@ from recipe.system.files import create_file
 PARTS = {"input_ids": torch.int32, "token_type_ids": torch.uint8, "offsets": torch.int64, "labels": torch.int64}
 
 
-def store_tokens(examples: AnyDataset, shards: int, directory: Path, args: TrainingArguments) -> Tokens:
+def store_tokens(
+    examples: AnyDataset, shards: int, directory: Path, args: TrainingArguments, scores: bool = False
+) -> Tokens:
     """The tokens of all examples, in order; the ranks of a machine each read some of the shards. Collective.
 
     The files are unlinked as soon as they are mapped, so that nothing is left behind.
@@ -31,6 +33,7 @@ def store_tokens(examples: AnyDataset, shards: int, directory: Path, args: Train
         examples: tokenised.
         shards: into how many parts they can be divided; one is read by the machine's first rank alone.
         directory: where there is room.
+        scores: whether labels are numbers and not ids.
 
     Raises:
         OSError: the disk is full, or cannot be written.
@@ -41,7 +44,7 @@ def store_tokens(examples: AnyDataset, shards: int, directory: Path, args: Train
         cut = together(args, lambda: _write_shards(examples, shards, folder, share), OSError)
         here = from_all_ranks(args, cut)[first_on_machine(args) :][: share.ranks]
         together(args, lambda: _join(folder, shards) if share.rank == 0 else None, OSError)
-        return together(args, lambda: _map(folder), OSError)._replace(cut=sum(here))
+        return together(args, lambda: _map(folder, scores), OSError)._replace(cut=sum(here))
 
 
 def _write_shards(examples: AnyDataset, shards: int, folder: Path, share: Share) -> int:
@@ -88,8 +91,9 @@ def _join(folder: Path, shards: int) -> None:
                 part.unlink()
 
 
-def _map(folder: Path) -> Tokens:
-    ids, types, offsets, labels = (_tensor(folder / name, dtype) for name, dtype in PARTS.items())
+def _map(folder: Path, scores: bool = False) -> Tokens:
+    parts = PARTS | ({"labels": torch.float64} if scores else {})
+    ids, types, offsets, labels = (_tensor(folder / name, dtype) for name, dtype in parts.items())
     return Tokens(ids, types, offsets, labels)
 
 

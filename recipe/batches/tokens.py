@@ -17,7 +17,7 @@ class Tokens(NamedTuple):
     input_ids: Tensor  # int32
     token_type_ids: Tensor  # uint8
     offsets: Tensor  # int64, (pairs + 1,)
-    labels: Tensor  # int64, (pairs,)
+    labels: Tensor  # (pairs,), int64, or float64 of scores
     cut: int = 0  # pairs of the whole split that were longer than --max_length
 
     @property
@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
         """One pair as `tokenize` gives it."""
         span = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         ids, types = self.input_ids[span].tolist(), self.token_type_ids[span].tolist()
-        return {"input_ids": ids, "token_type_ids": types, "labels": int(self.labels[index])}
+        return {"input_ids": ids, "token_type_ids": types, "labels": self.labels[index].item()}
 
 
 def flat_columns(batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def flat_columns(batch: dict[str, list[Any]]) -> dict[str, np.ndarray]:
         "input_ids": _end_to_end(batch["input_ids"], np.int32),
         "token_type_ids": _end_to_end(batch["token_type_ids"], np.uint8),
         "lengths": np.asarray([len(row) for row in batch["input_ids"]], dtype=np.int64),
-        "labels": np.asarray(batch["labels"], dtype=np.int64),
+        "labels": np.asarray(batch["labels"], dtype=np.float64 if float in map(type, batch["labels"]) else np.int64),
     }
 
 

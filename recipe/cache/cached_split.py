@@ -93,7 +93,7 @@ class CachedSplit(NamedTuple):
         """One pair, for `collate` to gather."""
         if index >= self.kept:
             return self.tokens.example(index)
-        return {"cache": self.cache, "index": index, "labels": int(self.tokens.labels[index])}
+        return {"cache": self.cache, "index": index, "labels": self.tokens.labels[index].item()}
 
     def length(self, example: Example) -> int:
         """Tokens of a pair that `example` gave."""

@@ -9,7 +9,7 @@ from recipe.batches.tokens import Example
 
 
 def collate(examples: Sequence[Example] | None, pad_token_id: int) -> dict[str, Tensor]:
-    """A batch with labels (batch,): padded tokens, or the states of examples that are looked up in a prefix cache.
+    """A batch with labels (batch,), float32 where they are scores: padded tokens, or states from a prefix cache.
 
     Where some pairs have states and others do not, both: `missing` (some,) says which places the tokens are for.
     Empty for the None that stands for a batch which a resume passes by.

@@ -84,7 +84,7 @@ def _why_not(
 
 
 def _read(split: Split, directory: Path, args: FreezeTrainingArguments) -> Tokens:
-    tokens = store_tokens(split.examples, split.shards, directory, args)
+    tokens = store_tokens(split.examples, split.shards, directory, args, split.regression)
     if len(tokens.labels) != split.rows:
         raise UserError(
             f"{split.source}: {len(tokens.labels):,} rows, where its metadata or an earlier pass said {split.rows:,}"

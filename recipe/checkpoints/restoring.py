@@ -143,7 +143,7 @@ def _random(path: Path, checkpoint: Checkpoint) -> bool:
 
 def _state(path: Path, checkpoint: Checkpoint) -> bool:
     state = TrainerState.load_from_json(str(path))
-    evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
+    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
     return (
         not misfit(vars(state), STATES)
         and state.global_step == checkpoint.step

@@ -15,6 +15,7 @@ from recipe.rows.columns import check_columns
 # What --metric_for_best_model may name, and whether more of it is better; `metrics.compute_metrics` gives each.
 METRICS = {"accuracy": True, "loss": False, "f1": True, "mcc": True, "roc_auc": True, "average_precision": True}
 METRICS |= {"ece": False}
+OF_SCORES = {"pearson": True, "spearman": True, "mse": False, "mae": False, "loss": False}
 # The other value of each gives wrong gradients: none to the layer above frozen ones; other dropout than in forward.
 CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": True}
 
@@ -31,8 +32,13 @@ def settle(values: dict[str, Any]) -> None:
     for suffix in ("", "_kwargs"):  # the Trainer's old name for it, which it warns of
         if f"gradient_checkpointing{suffix}" in values:
             values.setdefault(f"activation_checkpointing{suffix}", values.pop(f"gradient_checkpointing{suffix}"))
+    metrics = METRICS
+    if values.get("task_type") == "regression":
+        metrics = OF_SCORES
+        values.setdefault("metric_for_best_model", "pearson")
     if "metric_for_best_model" in values or "greater_is_better" in values:
-        _settle_metric(values, values.get("metric_for_best_model", str(FreezeTrainingArguments.metric_for_best_model)))
+        named = values.get("metric_for_best_model", str(FreezeTrainingArguments.metric_for_best_model))
+        _settle_metric(values, named, metrics)
     only_later = values.get("do_eval") or values.get("do_predict")
     if values.get("do_train") is False and not only_later:
         raise UserError("--do_train false: nothing is left to do; --do_eval or --do_predict is expected beside it")
@@ -40,11 +46,12 @@ def settle(values: dict[str, Any]) -> None:
         _settle_strategies(values)
 
 
-def _settle_metric(values: dict[str, Any], metric: str) -> None:
+def _settle_metric(values: dict[str, Any], metric: str, metrics: Mapping[str, bool]) -> None:
     name = metric.removeprefix("eval_")
-    if name not in METRICS:
-        raise UserError(f"--metric_for_best_model {metric}: {_one_of(METRICS, name.lower())}")
-    greater = METRICS[name]
+    if name not in metrics:
+        task = f" with --task_type {values.get('task_type', 'classification')}" * (name in METRICS | OF_SCORES)
+        raise UserError(f"--metric_for_best_model {metric}{task}: {_one_of(metrics, name.lower())}")
+    greater = metrics[name]
     if values.setdefault("greater_is_better", greater) not in (greater, None):
         raise UserError(
             f"--greater_is_better {not greater}: of {name} {'more' if greater else 'less'} is better; leave it out"
@@ -106,6 +113,8 @@ def check_combinations(arguments: RecipeArguments) -> None:
     data, training = arguments.data, arguments.training
     if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
         raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
+    if data.task_type == "regression":
+        _check_regression(arguments)
     check_columns(data)
     if arguments.model.against is not None and not training.scores:
         raise UserError(f"--against {arguments.model.against}: --do_eval compares with it; without that leave it out")
@@ -131,6 +140,16 @@ def check_combinations(arguments: RecipeArguments) -> None:
         _check_reporters(training.report_to)
     if training.push_to_hub and training.trains:
         _check_push(training)
+
+
+def _check_regression(arguments: RecipeArguments) -> None:
+    """Refuse what is about classes."""
+    given = {"label_names": arguments.data.label_names, "class_weights": arguments.training.class_weights}
+    given["label_smoothing_factor"] = arguments.training.label_smoothing_factor or None
+    for flag, value in given.items():
+        if value is not None:
+            shown = shlex.join(value) if isinstance(value, list) else value
+            raise UserError(f"--{flag} {shown} with --task_type regression: a score has no classes; leave it out")
 
 
 def _check_reporters(names: list[str]) -> None:

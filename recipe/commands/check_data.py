@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from recipe.arguments import RecipeArguments
 from recipe.batches.tokenization import tokenize
 from recipe.batches.tokens import read_tokens
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse
 from recipe.commands.describe_data import Read, describe, describe_cache, describe_overlap, padding
-from recipe.data.dividing import choose_validation, split_folder, write_division
+from recipe.data.dividing import choose_validation, split_folder, tenths, write_division
 from recipe.data.opening import open_split, require_split
 from recipe.data.repeats import Texts
 from recipe.data.splits import Split, iterate, iterate_batches
@@ -82,8 +84,9 @@ def divide(arguments: RecipeArguments, read: Read, share: float, folder: Path) -
         UserError: no part of about that size can be told off.
         RunError: they cannot be written.
     """
-    split, labels = read.split, read.tokens.labels.tolist()
-    chosen = choose_validation(read.texts.rows, labels, share, arguments.training.seed)
+    split, labels = read.split, read.tokens.labels.numpy()
+    strata = tenths(labels) if split.regression else labels.tolist()
+    chosen = choose_validation(read.texts.rows, strata, share, arguments.training.seed)
     if sum(chosen) < share * len(chosen) / 2:
         raise UserError(
             f"--split {share:g}: {sum(chosen):,} of {len(chosen):,} rows can be told off without a sentence on both "
@@ -94,13 +97,18 @@ def divide(arguments: RecipeArguments, read: Read, share: float, folder: Path) -
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
     for name, wanted in (("train", False), ("validation", True)):
-        counts = Counter(label for label, there in zip(labels, chosen, strict=True) if there == wanted)
-        shares = ", ".join(
-            f"{split.label_names[label]} {n / counts.total():.1%}" for label, n in sorted(counts.items())
-        )
-        yield "written", f"{folder / name}.json: {counts.total():,} {split.unit}, {shares}"
+        part = labels[np.equal(chosen, wanted)]
+        yield "written", f"{folder / name}.json: {len(part):,} {split.unit}, {_shares(split, part)}"
     files = [f"--train_file={folder / 'train.json'}", f"--validation_file={folder / 'validation.json'}"]
     yield "next", f"the same words behind run_freeze.py, and {shlex.join(files)}"
+
+
+def _shares(split: Split, labels: np.ndarray) -> str:
+    """How the labels (rows,) of a part are spread."""
+    if split.regression:
+        return f"scores {labels.min():g} to {labels.max():g}, mean {labels.mean():.4g}"
+    counts = Counter(labels.tolist())
+    return ", ".join(f"{split.label_names[label]} {n / len(labels):.1%}" for label, n in sorted(counts.items()))
 
 
 def main() -> None:

@@ -38,25 +38,38 @@ def describe(read: Read) -> Iterator[tuple[str, str]]:
     """A split's rows, labels, lengths and repeats."""
     split, tokens, texts = read
     yield split.name, split.describe().partition(": ")[2]
-    counts, rows = Counter(tokens.labels.tolist()), len(tokens.labels)
-    named = [(split.label_names[label], count) for label, count in sorted(counts.items()) if label != UNLABELLED]
-    if named:
-        shares = ", ".join(f"{name} {count:,} ({count / rows:.1%})" for name, count in named)
-        most, count = max(named, key=lambda each: each[1])
-        yield "  labels", f"{shares}; always answering {most}: {count / rows:.4f}"
-    if counts[UNLABELLED]:
-        yield "  labels", f"{counts[UNLABELLED]:,} {split.unit} without one"
+    rows, labelled = len(tokens.labels), tokens.labels[tokens.labels != UNLABELLED].numpy()
+    if len(labelled):
+        yield "  labels", _scores(labelled) if split.regression else _classes(labelled, split.label_names, rows)
+    if len(labelled) < rows:
+        yield "  labels", f"{rows - len(labelled):,} {split.unit} without one"
     at = np.quantile(tokens.lengths.numpy(), (0, 0.5, 0.9, 0.99, 1), method="inverted_cdf").tolist()
     cut = f"{tokens.cut:,} cut at --max_length ({tokens.cut / rows:.2%})"
     yield "  tokens", f"{at[0]} to {at[-1]}, half up to {at[1]}, 90 % up to {at[2]}, 99 % up to {at[3]}; {cut}"
     seen = texts.repeats()
     yield (
         "  repeated",
-        f"{seen.rows:,} rows repeat an earlier one; {seen.contradicting:,} {split.unit} have several labels",
+        f"{seen.rows:,} rows repeat an earlier one; {seen.contradicting:,} {split.unit} have several "
+        f"{'scores' if split.regression else 'labels'}",
     )
     if split.unit == "pairs":
-        differ = f"{seen.swapped_contradicting:,} of them with other labels"
+        differ = f"{seen.swapped_contradicting:,} of them with other {'scores' if split.regression else 'labels'}"
         yield "  swapped", f"{seen.swapped:,} pairs stand there in the other order too, {differ}"
+
+
+def _classes(labels: np.ndarray, names: Sequence[str], rows: int) -> str:
+    """How many of all rows have each label, and what always answering the most frequent one gets."""
+    named = [(names[label], count) for label, count in sorted(Counter(labels.tolist()).items())]
+    shares = ", ".join(f"{name} {count:,} ({count / rows:.1%})" for name, count in named)
+    most, count = max(named, key=lambda each: each[1])
+    return f"{shares}; always answering {most}: {count / rows:.4f}"
+
+
+def _scores(labels: np.ndarray) -> str:
+    """How scores are spread, and what always answering their mean gets."""
+    at = np.quantile(labels, (0, 0.25, 0.5, 0.75, 1)).tolist()
+    spread = f"{at[0]:g} to {at[4]:g}, a quarter up to {at[1]:g}, half up to {at[2]:g}, three quarters up to {at[3]:g}"
+    return f"scores {spread}; always answering the mean, {labels.mean():.4g}: squared error {labels.var():.4f}"
 
 
 def describe_overlap(one: Read, other: Read) -> str:
@@ -64,7 +77,7 @@ def describe_overlap(one: Read, other: Read) -> str:
     found = other.texts.overlap(one.texts)
     return (
         f"{found.rows:,} rows of {other.split.name} are in {one.split.name} too, {found.contradicting:,} with another "
-        f"label; {found.sentences:,} sentences are in both"
+        f"{'score' if one.split.regression else 'label'}; {found.sentences:,} sentences are in both"
     )
 
 

@@ -16,7 +16,9 @@ from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
 from recipe.errors import Damaged, Missing, UserError
 from recipe.evaluation.answers import Answers
-from recipe.evaluation.metrics import accuracy_at, accuracy_difference, mcnemar, order_consistency, score
+from recipe.evaluation.comparing import mcnemar, mean_difference, order_consistency
+from recipe.evaluation.metrics import accuracy_at, score
+from recipe.evaluation.regression import correlation, order_gap
 from recipe.file_names import SCORES
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
@@ -44,15 +46,13 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     split, answers, swapped, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
-    metrics |= {"eval_split": name, "eval_source": split.source}
+    metrics |= {"eval_split": name, "eval_source": split.source, "eval_rows": split.rows}
     if swapped is not None:
-        orders = order_consistency(answers.probabilities, swapped.probabilities, answers.labels)
-        metrics |= {f"eval_{key}": value for key, value in orders.items()}
-    if name != "validation":
+        metrics |= {f"eval_{key}": value for key, value in _both_orders(answers, swapped).items()}
+    if name != "validation" and not answers.regression:
         metrics |= _at_chosen_threshold(args, folder, answers)
     if others is not None:
-        tested = mcnemar(answers.right, others.right) | accuracy_difference(answers.right, others.right)
-        metrics["eval_mcnemar"] = {"against": arguments.model.against, "accuracy": float(others.right.mean()), **tested}
+        metrics |= _compared(answers, others, arguments.model.against)
     if args.process_index > 0:
         return metrics
     path = folder / results
@@ -81,6 +81,23 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
     in_pairs = split.unit == "pairs"
     swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True) if in_pairs else None
     return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
+
+
+def _both_orders(answers: Answers, swapped: Answers) -> dict[str, float]:
+    """What the second order of the sentences changes."""
+    if answers.regression:
+        return order_gap(answers.scores, swapped.scores, answers.labels)
+    return order_consistency(answers.probabilities, swapped.probabilities, answers.labels)
+
+
+def _compared(answers: Answers, others: Answers, against: str | None) -> dict[str, Any]:
+    """What there is between the answers of two models: right ones, or of scores the squared errors."""
+    if answers.regression:
+        squares = [each.errors**2 for each in (answers, others)]
+        theirs = {"pearson": correlation(others.scores, others.labels), "mse": float(squares[1].mean())}
+        return {"eval_compared": {"against": against, **theirs, **mean_difference(*squares)}}
+    tested = mcnemar(answers.right, others.right) | mean_difference(answers.right, others.right)
+    return {"eval_mcnemar": {"against": against, "accuracy": float(others.right.mean()), **tested}}
 
 
 def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:

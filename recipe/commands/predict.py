@@ -126,8 +126,10 @@ def _begin(arguments: RecipeArguments, partial: Path, split: Split, at_once: int
 def _finish(arguments: RecipeArguments, split: Split, partial: Path, rows: int, names: list[str]) -> None:
     """Write the submission, then give the predictions their name."""
     args, path = arguments.training, partial.parent / PREDICTIONS
-    own_names = dict(zip(names, split.label_names, strict=True))
-    submission = submit(partial.parent / submission_name(arguments.data), partial, split, own_names)
+    submission = None
+    if not split.regression:  # CLUE has no task of scores
+        own_names = dict(zip(names, split.label_names, strict=True))
+        submission = submit(partial.parent / submission_name(arguments.data), partial, split, own_names)
     os.replace(partial, path)
     sync(path.parent)
     what = "; ".join([split.source, *split.left_out(), *split.notes])

@@ -10,8 +10,8 @@ import datasets
 from datasets.iterable_dataset import ExamplesIterable
 
 from recipe.arguments import DataArguments
-from recipe.data.pairs import RowRules, checked, names_of_ids
-from recipe.data.splits import AnyDataset, Split, unit_of, writing_arrow
+from recipe.data.pairs import RowRules, checked, label_names, names_of_ids
+from recipe.data.splits import AnyDataset, Split, features_of, unit_of, writing_arrow
 from recipe.errors import UserError
 from recipe.process.progress import told_while_it_lasts
 from recipe.rows.columns import Columns
@@ -19,7 +19,6 @@ from recipe.rows.forms import Form
 from recipe.rows.readers import class_names, read_rows, with_quoting
 from recipe.system.files import sha256_of
 
-FEATURES = {"sentence1": "string", "sentence2": "string", "label": "int64", "id": "string"}
 QUOTES = {
     "minimal": "quotes enclose fields (--csv_quoting none makes them text)",
     "none": "quotes are text (--csv_quoting minimal lets them enclose fields)",
@@ -80,7 +79,7 @@ def open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: int
 
 def _open_files(args: DataArguments, paths: Sequence[Path], name: str, limit: int | None, source: str) -> Split:
     files = [DataFile.of(path, args) for path in paths]
-    names = args.label_names or list(files[0].ids or ("0", "1"))
+    names = label_names(str(files[0].path), files[0].ids, args)
     for file in files:
         names_of_ids(str(file.path), file.ids or names, names)
     rules = RowRules(tuple(names), name != "test", skip=args.on_bad_row == "skip", columns=Columns.of(args))
@@ -116,10 +115,11 @@ def _stream(files: list[DataFile], rules: RowRules, limit: int | None) -> AnyDat
 def _in_arrow(files: list[DataFile], rules: RowRules, limit: int | None) -> AnyDataset:
     """The pairs in Arrow's cache, found there by the bytes of the files and by how they are read."""
     kept = tuple(file._replace(state=None) for file in files)
-    features = datasets.Features({name: datasets.Value(kind) for name, kind in FEATURES.items()})
     with writing_arrow():
         return datasets.Dataset.from_generator(
-            _file_pairs, features=features, gen_kwargs={"files": kept, "rules": rules, "limit": limit}
+            _file_pairs,
+            features=features_of(rules.label_names),
+            gen_kwargs={"files": kept, "rules": rules, "limit": limit},
         )
 
 

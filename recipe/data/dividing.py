@@ -31,6 +31,12 @@ def groups(rows: Sequence[Keys]) -> np.ndarray:
     return connected_components(joined, directed=False)[1][first]
 
 
+def tenths(scores: np.ndarray) -> list[int]:
+    """Which tenth of the scores (rows,) each is in, as near as equal scores stay together: strata of a regression."""
+    edges = np.quantile(scores, np.arange(1, 10) / 10)
+    return np.searchsorted(edges, scores, side="left").tolist()
+
+
 def choose_validation(rows: Sequence[Keys], labels: Sequence[int], share: float, seed: int) -> list[bool]:
     """Whether each row goes to the validation split: whole groups in random order, as long as every label has room."""
     members: dict[int, list[int]] = {}
@@ -81,5 +87,9 @@ def _lines(rows: Iterable[dict], split: Split, columns: Columns) -> Iterable[str
     for row in rows:
         line = {} if row["id"] is None else {columns.ids[0]: json.loads(row["id"])}
         line |= dict(zip(columns.sentences, (row["sentence1"], row["sentence2"]), strict=False))
-        line[columns.label] = None if row["label"] == UNLABELLED else split.label_names[row["label"]]
+        label = row["label"]
+        if label == UNLABELLED:
+            line[columns.label] = None
+        else:
+            line[columns.label] = label if split.regression else split.label_names[label]
         yield json.dumps(line, ensure_ascii=False) + "\n"

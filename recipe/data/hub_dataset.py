@@ -12,9 +12,8 @@ import pyarrow
 from datasets.packaged_modules.cache.cache import Cache
 
 from recipe.arguments import DataArguments
-from recipe.data.data_files import FEATURES
-from recipe.data.pairs import RowRules, checked, names_of_ids
-from recipe.data.splits import AnyDataset, Split, unit_of, writing_arrow
+from recipe.data.pairs import RowRules, checked, label_names, names_of_ids
+from recipe.data.splits import AnyDataset, Split, features_of, unit_of, writing_arrow
 from recipe.errors import UserError
 from recipe.process.progress import told_while_it_lasts
 from recipe.rows.columns import Columns, offer
@@ -32,7 +31,7 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     columns = Columns.of(args)
     feature = (rows.features or {}).get(columns.label)
     classes: Sequence[str] | None = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    names = list(args.label_names or classes or ["0", "1"])
+    names = label_names(source, classes, args)
     classes = names_of_ids(source, classes, names) if classes else None
     rules = RowRules(names, name != "test", classes, args.on_bad_row == "skip", columns)
     known = (rows.info.splits or {}).get(name)
@@ -63,9 +62,8 @@ def _pairs(rows: AnyDataset, source: str, rules: RowRules) -> AnyDataset:
     options: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": rows.column_names}
     if isinstance(rows, datasets.IterableDataset):
         return rows.map(to_pairs, **options)
-    features = datasets.Features({name: datasets.Value(kind) for name, kind in FEATURES.items()})
     with writing_arrow():
-        return rows.map(to_pairs, features=features, **options)
+        return rows.map(to_pairs, features=features_of(rules.label_names), **options)
 
 
 def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
@@ -127,4 +125,4 @@ def _to_pairs(
     records = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     numbered = ((f"{source} row {index + 1}", record) for index, record in zip(indices, records, strict=True))
     pairs = [{"id": None, **pair} for pair in checked(numbered, [], rules)]
-    return {key: [pair[key] for pair in pairs] for key in FEATURES}
+    return {key: [pair[key] for pair in pairs] for key in features_of(rules.label_names)}

@@ -3,30 +3,30 @@
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from recipe.arguments import DataArguments
 from recipe.errors import BadRow, UserError
 from recipe.rows.columns import Columns, offer
+from recipe.rows.sentences import sentence_of
 from recipe.rows.tables import TableRow
 
 UNLABELLED = -100  # what cross_entropy ignores, and the Trainer where it counts a step's examples
+SCORE = "score"  # the only label of a regression, as in transformers, whose models of one label are regressions
+LARGEST = 1e18  # a score whose square a float32 still holds
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+PARTIAL = re.compile(r"-?[0-9]+\.[0-9]*[1-9][0-9]*")  # no id or name, but a number
 WHOLE = re.compile("0|[1-9][0-9]{0,17}")
-HALF = re.compile("[\ud800-\udfff]")
-LONGEST = 1_000_000  # characters of a sentence; the tokenizer takes 0.5 kB for each
-# Categories that BERT's normaliser removes or that take no ink: controls, formats (zero-width space, BOM, soft hyphen),
-# private use, white space, marks on no letter; and characters that other categories hide.
-UNSEEN = {"Cc", "Cf", "Co", "Mn", "Zl", "Zp", "Zs"}
-BLANK = "\ufffd\u115f\u1160\u2800\u3164\uffa0"
 
 
 class RowRules(NamedTuple):
     """What a row must be to count as a pair.
 
     Attributes:
-        label_names: a label is one of these names (0 for "0" will do), or an id where no name is a number.
-        labelled: whether the label must be there; where it need not, null and -1 mean that there is none.
+        label_names: a label is one of these names (0 for "0" will do), or an id where no name is a number; of a
+            single name: a score.
+        labelled: whether the label must be there; where it need not, null and, of names, -1 mean that there is none.
         class_names: what a label that is a whole number stands for, where the data say so (a ClassLabel).
         skip: whether other rows are left out; else they are errors.
         columns: where in a row its sentences, label and id are.
@@ -64,7 +64,7 @@ def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
         where: "file:line", for the error.
 
     Raises:
-        BadRow: a key is missing or null, a sentence is empty or not text, or the label is not among the names.
+        BadRow: a key is missing or null, a sentence is empty or not text, or the label is no name, or no score.
     """
     if isinstance(record, BadRow):
         raise record
@@ -76,8 +76,8 @@ def check_pair(where: str, record: Any, rules: RowRules) -> dict[str, Any]:
     missing = next((key for key in (*columns.sentences, *asked) if key not in record), None)
     if missing is not None:
         raise _missing(where, missing, record, columns)
-    first, second = [*(_sentence(where, key, record) for key in columns.sentences), None][:2]
-    pair = {"sentence1": first, "sentence2": second, "label": _label_id(where, record, rules)}
+    first, second = [*(sentence_of(where, key, record) for key in columns.sentences), None][:2]
+    pair = {"sentence1": first, "sentence2": second, "label": _label(where, record, rules)}
     ids = [_as_json(record, key) for key in columns.ids if _is_id(record.get(key))]
     return pair | ({"id": ids[0]} if ids else {})
 
@@ -90,6 +90,23 @@ def _as_json(record: Mapping[str, Any], key: str) -> str:
     """An id; a whole number in a table, which has no other way to write one, is a number."""
     value = record[key]
     return value if isinstance(record, TableRow) and WHOLE.fullmatch(value) else json.dumps(value)
+
+
+def label_names(source: str, class_names: Sequence[str] | None, args: DataArguments) -> list[str]:
+    """The labels' names in the order of their ids: as given, or of the data's ClassLabel, or 0 and 1; or SCORE alone.
+
+    Raises:
+        UserError: a ClassLabel has a single name, or is to be a score.
+    """
+    if args.task_type == "regression":
+        if class_names:
+            told = f"{source} has the labels {' '.join(class_names)[:200]}"
+            raise UserError(f"--task_type regression: {told}, which are classes; numbers are expected")
+        return [SCORE]
+    names = list(args.label_names or class_names or ("0", "1"))
+    if len(names) == 1:
+        raise UserError(f"{source}: its one label is {names[0]:.40}; at least two, or --task_type regression, expected")
+    return names
 
 
 def names_of_ids(source: str, class_names: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
@@ -117,37 +134,36 @@ def _missing(where: str, key: str, record: Mapping[str, Any], columns: Columns) 
     )
 
 
-def _sentence(where: str, key: str, record: Mapping[str, Any]) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise BadRow(f"{where}: {key} is {value!r:.40}; a string is expected")
-    if not any(map(_seen, value)):
-        raise BadRow(f"{where}: {key} " + (f"has no visible character: {value!a:.40}" if value.strip() else "is empty"))
-    if half := HALF.search(value):
-        what = "a byte that is not UTF-8" if "\udc80" <= half[0] <= "\udcff" else "half a character (a lone surrogate)"
-        raise BadRow(f"{where}: {key} holds {what}: {value!r:.40}")
-    if len(value) > LONGEST:
-        raise BadRow(f"{where}: {key} has {len(value):,} characters; at most {LONGEST:,} are expected")
-    return value
+def _label(where: str, record: Mapping[str, Any], rules: RowRules) -> int | float:
+    names, column, value = rules.label_names, rules.columns.label, record.get(rules.columns.label)
+    if len(names) == 1:
+        found: int | float | None = _score(value, isinstance(record, TableRow))
+        expected, flag, none = f"a number other than {UNLABELLED}", "--task_type regression", [""]
+    else:
+        name = _label_name(value, names, rules.class_names)
+        found = names.index(name) if name in names else None
+        expected = " or ".join(names) if len(names) < 6 else f"one of {len(names)} names"
+        flag, none = "--label_names" + ", or --task_type regression" * bool(PARTIAL.fullmatch(str(value))), ["-1", ""]
+    if found is not None:
+        return found
+    if not rules.labelled and (value is None or str(value) in none):
+        return rules.unlabelled if len(names) > 1 else float(rules.unlabelled)
+    if column not in record:
+        raise _missing(where, column, record, rules.columns)
+    ways = f"{flag}; --on_bad_row skip leaves such rows out"
+    raise BadRow(f"{where}: {column} is {value!r:.40}; {expected} is expected ({ways})")
 
 
-def _seen(character: str) -> bool:
-    return unicodedata.category(character) not in UNSEEN and character not in BLANK
+def _score(value: Any, in_table: bool) -> float | None:
+    """A number, or text that is one in a table, which has no other; None for any other, and what stands for no label.
 
-
-def _label_id(where: str, record: Mapping[str, Any], rules: RowRules) -> int:
-    label_names, labelled, class_names, _, columns, unlabelled = rules
-    value = record.get(columns.label)
-    name = _label_name(value, label_names, class_names)
-    if name in label_names:
-        return label_names.index(name)
-    if not labelled and (value is None or str(value) in ("-1", "")):
-        return unlabelled
-    if columns.label not in record:
-        raise _missing(where, columns.label, record, columns)
-    expected = " or ".join(label_names) if len(label_names) < 6 else f"one of {len(label_names)} names"
-    ways = "--label_names; --on_bad_row skip leaves such rows out"
-    raise BadRow(f"{where}: {columns.label} is {value!r:.40}; {expected} is expected ({ways})")
+    NaN, infinity and what squares to it are none.
+    """
+    if in_table and isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if abs(value) <= LARGEST and value != UNLABELLED else None
 
 
 def _label_name(value: Any, label_names: Sequence[str], class_names: Sequence[str] | None) -> str:

@@ -1,7 +1,7 @@
 """A split of the data: its pairs, how many there are, and what is told of them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,7 +17,9 @@ AnyDataset: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets
 
 @dataclass
 class Split:
-    """One split, opened: `pairs` has sentence1, sentence2, label (an id, UNLABELLED where there is none), and id.
+    """One split, opened: `pairs` has sentence1, sentence2, label, and id.
+
+    A label is an id, or a score where there is one name only; UNLABELLED where there is none.
 
     sentence2 is None throughout where rows are single sentences. The id is the row's own as JSON, None where it has
     none.
@@ -35,6 +37,11 @@ class Split:
     unit: str = "pairs"  # or sentences
     examples: AnyDataset = None  # its pairs as tokens, once they are asked for
 
+    @property
+    def regression(self) -> bool:
+        """Whether a label is a score."""
+        return len(self.label_names) == 1
+
     def describe(self) -> str:
         """What it is, in a line."""
         return "; ".join([f"{self.name}: {self.rows:,} {self.unit} from {self.source}", *self.left_out(), *self.notes])
@@ -42,6 +49,13 @@ class Split:
     def left_out(self) -> list[str]:
         """How many rows were left out, and why the first; nothing where none was."""
         return [f"{len(self.skipped):,} bad rows left out, the first: {self.skipped[0]}"] if self.skipped else []
+
+
+def features_of(label_names: Sequence[str]) -> datasets.Features:
+    """The columns of `Split.pairs`."""
+    label = "float64" if len(label_names) == 1 else "int64"
+    kinds = {"sentence1": "string", "sentence2": "string", "label": label, "id": "string"}
+    return datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
 
 
 def unit_of(args: DataArguments) -> str:

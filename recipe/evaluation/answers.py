@@ -17,6 +17,21 @@ class Answers(NamedTuple):
     seconds: float
 
     @property
+    def regression(self) -> bool:
+        """Whether they are scores."""
+        return self.logits.shape[1] == 1
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Of a regression, (examples,), in float64."""
+        return self.logits[:, 0].astype(np.float64)
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Of scores: how much they are above the labels, (examples,)."""
+        return self.scores - self.labels
+
+    @property
     def right(self) -> np.ndarray:
         """Which answers are the label, (examples,)."""
         return self.logits.argmax(-1) == self.labels

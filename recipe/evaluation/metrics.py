@@ -1,13 +1,14 @@
 """Accuracy and its company, offline: scikit-learn behind evaluate's interface, SciPy for intervals and tests."""
 
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -18,6 +19,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from transformers import EvalPrediction
+
+from recipe.evaluation.comparing import mcnemar
+from recipe.evaluation.regression import basic_scores, full_scores
 
 
 class Accuracy(evaluate.Metric):
@@ -38,6 +42,11 @@ def by_name(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("eval_"): value for key, value in metrics.items()}
 
 
+def headline(scores: Mapping[str, Any]) -> tuple[str, str]:
+    """What answers are judged by first: its name among the metrics, and what it is called."""
+    return ("pearson", "Pearson") if "pearson" in scores else ("accuracy", "accuracy")
+
+
 def majority_baseline(labels: np.ndarray) -> float:
     """Accuracy of always answering the most frequent of `labels` (examples,)."""
     return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
@@ -49,9 +58,11 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     accuracy, majority_baseline, loss, f1, mcc, ece, and, where each label occurs, roc_auc and average_precision; with
     two labels f1 and average_precision are of label 1, with more they are means over labels. The loss is the mean over
     examples and takes the place of the Trainer's, which is a mean over batches as if the last were full
-    (Trainer.evaluation_loop) and so changes with the batch size.
+    (Trainer.evaluation_loop) and so changes with the batch size. Of scores, which have one column: `basic_scores`.
     """
     logits, labels = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
+    if logits.shape[1] == 1:
+        return basic_scores(logits[:, 0], labels)
     probabilities, predictions = softmax(logits, axis=-1), logits.argmax(-1)
     with tempfile.TemporaryDirectory() as folder:  # evaluate makes one all the same, in HOME by itself
         accuracy = Accuracy(keep_in_memory=True, cache_dir=folder)
@@ -72,13 +83,15 @@ def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     answering the most frequent label), confusion_matrix (rows are the true labels) and by_class (precision, recall, f1
     and support of each label). With two labels best_threshold
     is what probability of label 1 to ask for so that accuracy on these very pairs is highest. roc_auc and
-    average_precision are None where a label does not occur.
+    average_precision are None where a label does not occur. Of scores, which have one column: `full_scores`.
 
     Args:
         logits: (examples, labels).
-        labels: (examples,), each at least 0.
+        labels: (examples,), each at least 0, or any scores.
     """
     logits = np.asarray(logits, dtype=np.float64)
+    if logits.shape[1] == 1:
+        return full_scores(logits[:, 0], labels)
     probabilities, predictions = softmax(logits, axis=-1), logits.argmax(-1)
     right = predictions == labels
     low, high = accuracy_interval(int(right.sum()), len(right))
@@ -100,30 +113,6 @@ def _by_class(labels: np.ndarray, predictions: np.ndarray, classes: int) -> list
     parts = precision_recall_fscore_support(labels, predictions, labels=range(classes), zero_division=0)
     names = ("precision", "recall", "f1", "support")
     return [dict(zip(names, map(float, values), strict=True)) for values in zip(*parts, strict=True)]
-
-
-def order_consistency(probabilities: np.ndarray, swapped: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How far answers (examples, labels) stay the same with the two sentences swapped.
-
-    order_consistency is the share of pairs that are answered with the same label, order_gap the mean difference of the
-    probabilities (total variation, 0 to 1), both_orders_accuracy what the mean of the two orders' probabilities gets.
-    """
-    same, gap = probabilities.argmax(-1) == swapped.argmax(-1), np.abs(probabilities - swapped).sum(-1) / 2
-    both = float(((probabilities + swapped).argmax(-1) == labels).mean())
-    return {"order_consistency": float(same.mean()), "order_gap": float(gap.mean()), "both_orders_accuracy": both}
-
-
-def accuracy_difference(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, float]:
-    """How much more of the same pairs (examples,) the first gets right, with the paired 95 % interval.
-
-    Student's of the mean of per-pair differences, each -1, 0 or 1.
-    """
-    gains = first_right.astype(float) - second_right
-    if gains.min() == gains.max():  # no spread to make an interval of
-        return dict.fromkeys(("difference", "difference_low", "difference_high"), float(gains.mean()))
-    interval = ttest_1samp(gains, 0).confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    return {"difference": float(gains.mean()), "difference_low": low, "difference_high": high}
 
 
 def accuracy_interval(right: int, examples: int) -> tuple[float, float]:
@@ -188,10 +177,3 @@ def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def accuracy_at(threshold: float, probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy of answering 1 from that probability (examples,) of label 1 on."""
     return float(((probabilities >= threshold) == (labels == 1)).mean())
-
-
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> dict[str, Any]:
-    """McNemar's exact test of two models on the same pairs, (examples,) each: who alone was right, and the p-value."""
-    first, second = int((first_right & ~second_right).sum()), int((~first_right & second_right).sum())
-    p_value = float(binomtest(first, first + second).pvalue) if first + second else 1.0
-    return {"only_first_right": first, "only_second_right": second, "p_value": p_value}

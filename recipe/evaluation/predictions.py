@@ -11,20 +11,23 @@ from recipe.evaluation.answers import Answers
 
 
 def prediction_lines(pairs: dict[str, list[Any]], answers: Answers, names: Sequence[str]) -> Iterator[str]:
-    """One line of JSON a pair: its sentences, label (null without one), prediction and its probability.
+    """One line of JSON a pair: its sentences, label (null without one), prediction and its probability; or two scores.
 
     A row's own id comes first where it has one.
 
     Args:
-        pairs: columns sentence1, sentence2 and id.
+        pairs: columns sentence1, sentence2, label and id.
     """
     rows = zip(pairs["id"], pairs["sentence1"], pairs["sentence2"], strict=True)
-    for (own, *sentences), label, chances in zip(rows, answers.labels, answers.probabilities, strict=True):
+    found = answers.scores if answers.regression else answers.probabilities
+    for (own, *sentences), label, answer in zip(rows, pairs["label"], found, strict=True):
         line: dict[str, Any] = {} if own is None else {"id": json.loads(own)}
         line |= {key: text for key, text in zip(("sentence1", "sentence2"), sentences, strict=True) if text is not None}
-        line["label"] = None if label == UNLABELLED else names[label]
-        line["prediction"] = names[chances.argmax()]
-        line["probability"] = round(float(chances.max()), 6)
+        if answers.regression:
+            line |= {"label": None if label == UNLABELLED else label, "prediction": round(float(answer), 6)}
+        else:
+            line |= {"label": None if label == UNLABELLED else names[label], "prediction": names[answer.argmax()]}
+            line["probability"] = round(float(answer.max()), 6)
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
@@ -61,7 +64,7 @@ def keep_whole(path: Path, at_once: int) -> int:
 
 def _is_whole(line: bytes) -> bool:
     try:
-        return line.endswith(b"\n") and json.loads(line).keys() >= {"prediction", "probability"}
+        return line.endswith(b"\n") and json.loads(line).keys() >= {"label", "prediction"}
     except (ValueError, RecursionError, AttributeError):
         return False
 

@@ -181,6 +181,7 @@ def name_labels(base: Base, names: list[str], unit: str) -> bool:
     had = base.kind == OURS and [before[index] for index in sorted(before)] == readable
     base.config.id2label = dict(enumerate(readable))
     base.config.label2id = {name: index for index, name in base.config.id2label.items()}
+    base.config.problem_type = "regression" if len(names) == 1 else None  # so that pipelines leave a score as it is
     return had
 
 

@@ -36,8 +36,7 @@ class BertCLSLayer(BertLayer):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object) -> Tensor:
         """The layer's output at [CLS]; `attention_mask` as transformers makes it for the whole sequence."""
         cls = hidden_states[:, :1]
-        output = self.attention.output(self._attend(cls, hidden_states, attention_mask), cls)
-        return self.feed_forward_chunk(output)
+        return self.feed_forward_chunk(self.attention.output(self._attend(cls, hidden_states, attention_mask), cls))
 
     def _attend(self, cls: Tensor, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         attention = self.attention.self
@@ -50,8 +49,7 @@ class BertCLSLayer(BertLayer):
         query = torch.einsum("bhs,hsd->bhd", query, key_weight.to(query.dtype))
         scores = (torch.matmul(query, hidden_states.to(query.dtype).transpose(1, 2)) + offset) * attention.scaling
         if attention_mask is not None:  # (batch, 1, queries, tokens): added to the scores, or True where to attend
-            rows = attention_mask[:, :, 0]
-            lowest = torch.finfo(scores.dtype).min
+            rows, lowest = attention_mask[:, :, 0], torch.finfo(scores.dtype).min
             scores = scores.masked_fill(~rows, lowest) if rows.dtype == torch.bool else scores + rows
         weights = attention.dropout(scores.softmax(dim=-1))  # which no longer sum to 1 in training
         mixed = torch.matmul(weights.to(query.dtype), hidden_states.to(query.dtype))
@@ -70,20 +68,17 @@ class BertForPairwiseCLS(BertPreTrainedModel):
     """
 
     config_class = BertPairwiseCLSConfig
-    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps (transformers#47688).
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = False  # a mean, which the Trainer must divide by the accumulation steps (transformers#47688)
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
         self.bert = BertModel(config, add_pooling_layer=False)
         self.bert.encoder.layer[-1] = BertCLSLayer(config, layer_idx=config.num_hidden_layers - 1)
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.prefix_depth: int | None = None
-        self.frozen_dropout = False
-        self._in_training = False
+        self.frozen_dropout = self._in_training = False
         self.compiled_tail: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self._offloaded: list[nn.Module] = []
         self.post_init()
@@ -145,9 +140,12 @@ class BertForPairwiseCLS(BertPreTrainedModel):
 
     def run_tail(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Logits (batch, num_labels) from the frozen prefix's output (batch, tokens, hidden)."""
-        layers = self.config.num_hidden_layers
-        hidden_states = self._run_layers(hidden_states, attention_mask, self.prefix_depth or 0, layers)
-        return self.classifier(self.dropout(hidden_states[:, 0]))
+        output = self._run_layers(hidden_states, attention_mask, self.prefix_depth or 0, self.config.num_hidden_layers)
+        cls = self.dropout(output[:, 0])
+        if self.config.num_labels > 1:
+            return self.classifier(cls)
+        with torch.autocast(cls.device.type, enabled=False):  # bfloat16 would round a score of 4 to 64ths
+            return self.classifier(cls.to(self.classifier.weight.dtype))
 
     def _run_layers(self, hidden_states: Tensor, attention_mask: Tensor | None, start: int, stop: int) -> Tensor:
         if start == stop:
@@ -166,11 +164,10 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         prefix_states: Tensor | None = None,
         missing: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Logits (batch, num_labels) and, given labels (batch,), their mean cross-entropy.
+        """Logits (batch, num_labels) and, given labels (batch,), their mean loss (see `summed_loss`).
 
-        Takes input_ids, token_type_ids and attention_mask, each (batch, tokens), or prefix_states (batch, tokens,
-        hidden) in place of the ids. With `missing` (some,) it takes prefix_states and the ids (some, fewer tokens) of
-        those places of the batch whose states are missing among them.
+        Takes ids, types and mask, each (batch, tokens), or prefix_states (batch, tokens, hidden) in place of the ids;
+        with `missing` (some,) both, the ids (some, fewer tokens) of those places whose states are missing among them.
         """
         if prefix_states is not None:
             hidden_states = prefix_states.to(self.classifier.weight.dtype)
@@ -180,19 +177,23 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:
             hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        tail = self.run_tail if self.compiled_tail is None or not self.training else self.compiled_tail
-        logits = tail(hidden_states, attention_mask)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        logits = ((self.training and self.compiled_tail) or self.run_tail)(hidden_states, attention_mask)
+        loss = None if labels is None else summed_loss(logits, labels) / (labels != -100).sum().clamp(min=1)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+def summed_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy, or the squared errors of scores (batch, 1), summed; a label of -100 adds nothing."""
+    if logits.shape[1] > 1:
+        return nn.functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
+    return torch.where(labels == -100, 0.0, logits[:, 0].float() - labels).square().sum()
+
+
 def _freeze_modes(module: nn.Module) -> None:
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
-        module.eval()
-        return
-    for child in module.children():
-        _freeze_modes(child)
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()
 
 
 BertPairwiseCLSConfig.register_for_auto_class()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import Damaged
+from recipe.evaluation.metrics import by_name, headline
 from recipe.file_names import RESULTS
 from recipe.model.freezing import FreezePlan
 from recipe.process.text import shown
@@ -65,15 +66,14 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     """The closing lines of a run: how good, how long, how much memory, where the model is and what to type next."""
     lines = [""]
     if report.metrics:
-        accuracy, majority = report.metrics["eval_accuracy"], report.metrics["eval_majority_baseline"]
-        epoch = report.metrics["epoch"]
-        verdict = "" if accuracy > majority else "; it does NOT beat always answering the majority label"
-        label, after = f"{'best' if report.is_best else 'last'} accuracy", f"after epoch {epoch:.3g}"
-        if report.is_best and report.best_by != "accuracy":  # another epoch's accuracy may be better
-            label, after = "accuracy", f"{after}, the best by {report.best_by}"
-        lines.append(f"{label:<15} {accuracy:.4f} {after} (majority {majority:.4f}){verdict}")
+        scores = by_name(report.metrics)
+        name, title = headline(scores)
+        label, after = f"{'best' if report.is_best else 'last'} {title}", f"after epoch {scores['epoch']:.3g}"
+        if report.is_best and report.best_by != name:  # another epoch's may be better
+            label, after = title, f"{after}, the best by {report.best_by}"
+        lines.append(f"{label:<15} {scores[name]:.4f} {after} {_beside(scores)}")
     else:
-        lines.append("accuracy        not known: no evaluation took place, and the last model is kept")
+        lines.append("score           not known: no evaluation took place, and the last model is kept")
     plan = report.plan
     lines.append(
         f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"
@@ -86,6 +86,16 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     lines.append(f"model           {shown(str(output_dir))}")
     lines.append(f"next            make eval RUN={shown(str(output_dir))}")
     return "\n".join(lines)
+
+
+def _beside(scores: dict[str, Any]) -> str:
+    """What stands beside the score that is named first, and whether nothing was learned."""
+    if "pearson" in scores:
+        verdict = "" if scores["pearson"] > 0 else "; its scores do NOT rise with the labels"
+        return f"(Spearman {scores['spearman']:.4f}){verdict}"
+    beats = scores["accuracy"] > scores["majority_baseline"]
+    verdict = "" if beats else "; it does NOT beat always answering the majority label"
+    return f"(majority {scores['majority_baseline']:.4f}){verdict}"
 
 
 def peak_memory() -> int:
@@ -111,10 +121,11 @@ def describe_memory(report: RunReport) -> str:
 def format_finished(output_dir: str | None) -> str:
     """What is said where there is nothing left to do."""
     try:
-        results = read_json(Path(output_dir or ".") / RESULTS, {"eval_accuracy?": float})
+        results = read_json(Path(output_dir or ".") / RESULTS, {"eval_accuracy?": float, "eval_pearson?": float})
     except Damaged:  # the run itself is whole
         results = {}
-    score = f" with accuracy {results['eval_accuracy']:.4f}" if "eval_accuracy" in results else ""
+    name, title = headline(by_name(results))
+    score = f" with {title} {results[f'eval_{name}']:.4f}" if f"eval_{name}" in results else ""
     return "\n".join(
         [
             f"{output_dir}: this run has finished{score}; to train it anew: --resume never",

@@ -1,4 +1,4 @@
-"""A run's figures: how it learned, what it confuses, and whether its probabilities can be believed."""
+"""A run's figures: how it learned, what it confuses, whether its probabilities can be believed, its scores."""
 
 import os
 import re
@@ -37,9 +37,12 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Training loss and evaluation accuracy over epochs, with the majority baseline, from the Trainer's log."""
+    """Training loss over epochs, and accuracy with the majority baseline, or Pearson; from the Trainer's log."""
     losses = [(entry["epoch"], entry["loss"]) for entry in log_history if "loss" in entry]
-    scores = [(entry["epoch"], entry["eval_accuracy"]) for entry in log_history if "eval_accuracy" in entry]
+    key, title = ("eval_accuracy", "accuracy")
+    if any("eval_pearson" in entry for entry in log_history):
+        key, title = ("eval_pearson", "Pearson's correlation")
+    scores = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
     majority = next((e["eval_majority_baseline"] for e in log_history if "eval_majority_baseline" in e), None)
     figure, axes = _new_axes()
     if losses:
@@ -50,14 +53,27 @@ def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> No
         right = axes.twinx()
         right.spines["top"].set_visible(False)
         right.plot(*zip(*scores, strict=True), color=LOUD, marker="o")
-        right.set_ylabel("validation accuracy", color=LOUD)
+        right.set_ylabel(f"validation: {title}", color=LOUD)
         if majority is not None:
             right.axhline(majority, color=LOUD, linestyle=":", linewidth=1)
             low = min(majority, *(value for _, value in scores))
             high = max(majority, *(value for _, value in scores))
             margin = max(0.01, 0.15 * (high - low))
             right.set_ylim(low - margin, high + margin)
-        axes.set_title("training loss, and accuracy against always answering the majority (dotted)", fontsize=9)
+        beside = "accuracy against always answering the majority (dotted)" if majority is not None else title
+        axes.set_title(f"training loss, and {beside}", fontsize=9)
+    save_figure(figure, path)
+
+
+def draw_scatter(scores: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Scores against labels, (examples,) each, a dot a pair; on the line they are the same."""
+    figure, axes = _new_axes(4.6)
+    ends = [float(min(scores.min(), labels.min())), float(max(scores.max(), labels.max()))]
+    axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=":")
+    axes.scatter(labels, scores, s=8, color=QUIET, alpha=0.4, linewidths=0)
+    axes.set_xlabel("label")
+    axes.set_ylabel("answered")
+    axes.set_title("scores by label (dotted: the same)", fontsize=9)
     save_figure(figure, path)
 
 

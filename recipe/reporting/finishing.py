@@ -60,7 +60,7 @@ def finish(
 def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> None:
     """What the Trainer has found out about the run, and about the model that it ends with."""
     args, state = trainer.args, trainer.state
-    evaluations = [entry for entry in state.log_history if "eval_accuracy" in entry]
+    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
     report.is_best = bool(args.load_best_model_at_end and state.best_model_checkpoint)
     report.best_by = (args.metric_for_best_model or report.best_by).removeprefix("eval_")
     step = int(Path(state.best_model_checkpoint).name.split("-")[1]) if report.is_best else state.global_step
@@ -109,7 +109,8 @@ def _write_results(
     """The result files, the Trainer's log, and run.json, which also names what is still to be written."""
     args, folder, scored = arguments.training, arguments.training.folder, bool(report.metrics)
     names = [RESULTS, "train_results.json", STATE, *([SCORES] if scored else [])]
-    report.files = sorted({*report.files, *names, *(card_names(scored) if args.model_card else [])})
+    cards = card_names(scored, arguments.data.task_type == "regression")
+    report.files = sorted({*report.files, *names, *(cards if args.model_card else [])})
     try:
         with staged(folder, last=(RUN,)) as staging:
             write_results(staging, arguments, report)

@@ -15,16 +15,20 @@ from recipe.arguments import RecipeArguments
 from recipe.data.splits import Split, iterate, unit_of
 from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import by_name
-from recipe.file_names import CARD, FIGURES
+from recipe.file_names import CARD, CONFUSION, CURVE, RELIABILITY, SCATTER
 from recipe.process.text import fenced, markdown, without_secrets
 from recipe.reporting.console import RunReport, describe_memory, format_plan
-from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability
+from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability, draw_scatter
 from recipe.reporting.scores import format_threshold
 from recipe.system.arithmetic import versions
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MISTAKES = 20
-SCORES = {  # what the card calls them, by the metrics' names
+SCORES = {  # what the card calls them, by the metrics' names; the first four are a regression's
+    "pearson": "Pearson's correlation",
+    "spearman": "Spearman's correlation",
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
     "accuracy": "accuracy",
     "majority_baseline": "majority baseline",
     "loss": "loss",
@@ -52,11 +56,13 @@ def write_card(
     scored: Scored | None,
 ) -> None:
     """Write README.md and its figures into `folder`; without the scores where there was no validation split."""
-    draw_learning_curve(log_history, folder / FIGURES[0])
-    if scored is not None:
-        draw_confusion(report.metrics["eval_confusion_matrix"], scored.names, folder / FIGURES[1])
+    draw_learning_curve(log_history, folder / CURVE)
+    if scored is not None and scored.answers.regression:
+        draw_scatter(scored.answers.scores, scored.answers.labels, folder / SCATTER)
+    elif scored is not None:
+        draw_confusion(report.metrics["eval_confusion_matrix"], scored.names, folder / CONFUSION)
         labels, error = scored.answers.labels, report.metrics["eval_ece"]
-        draw_reliability(scored.answers.probabilities, labels, error, folder / FIGURES[2])
+        draw_reliability(scored.answers.probabilities, labels, error, folder / RELIABILITY)
     text = _environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     (folder / CARD).write_text(text.render(**_content(arguments, report, scored)), encoding="utf-8")
 
@@ -87,11 +93,12 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
         "base": Path(base).name if Path(base).exists() else base,
         "frozen": 1 - report.plan.trainable / report.plan.parameters,
         "scores": scores,
-        "beats_majority": bool(scores)
+        "regression": arguments.data.task_type == "regression",
+        "beats_majority": "accuracy" in scores
         and scores["accuracy"] > scores["majority_baseline"]
         and scores["majority_p_value"] < 0.05,
         "plan": format_plan(report.plan),
-        "figures": FIGURES,
+        "figures": {"curve": CURVE, "confusion": CONFUSION, "reliability": RELIABILITY, "scatter": SCATTER},
         "pairs": scored.split.rows if scored else 0,
         "unit": unit_of(arguments.data),
         "rows": _rows(scores) if scored else [],
@@ -114,18 +121,20 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
     in_pairs = unit_of(data) == "pairs"
     ours = "sentence pairs" if in_pairs else "sentences"
     local = any([data.data_dir, data.train_file])
-    scores = [("accuracy", "eval_accuracy"), ("f1", "eval_f1")] if report.metrics else []
+    regression = data.task_type == "regression"
+    task = "regression" if regression else "classification"
+    kinds = {"pearsonr": "pearson", "spearmanr": "spearman"} if regression else {"accuracy": "accuracy", "f1": "f1"}
     results = [
         EvalResult(
             task_type="text-classification",
-            task_name="Sentence pair classification" if in_pairs else "Sentence classification",
+            task_name=f"Sentence pair {task}" if in_pairs else f"Sentence {task}",
             dataset_type="local" if local else data.dataset_name,
             dataset_name=ours if local else data.dataset_config_name or data.dataset_name,
             dataset_split="validation",
             metric_type=kind,
-            metric_value=round(report.metrics[key], 4),
+            metric_value=round(report.metrics[f"eval_{name}"], 4),
         )
-        for kind, key in scores
+        for kind, name in (kinds.items() if report.metrics else ())
     ]
     card = ModelCardData(
         language="zh",
@@ -133,8 +142,8 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
         pipeline_tag="text-classification",
         base_model=None if Path(base).exists() else base,
         datasets=None if local else [data.dataset_name],
-        metrics=["accuracy", "f1"],
-        tags=["sentence-pair-classification" if in_pairs else "sentence-classification", "freeze-fine-tuning"],
+        metrics=list(kinds),
+        tags=[f"sentence-pair-{task}" if in_pairs else f"sentence-{task}", "freeze-fine-tuning"],
         model_name=_name(arguments) if results else None,
         eval_results=results or None,
     )
@@ -142,7 +151,7 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
 
 
 def _rows(scores: dict[str, Any]) -> list[tuple[str, float | None]]:
-    rows = [(title, scores[name]) for name, title in SCORES.items()]
+    rows = [(title, scores[name]) for name, title in SCORES.items() if name in scores]
     if "best_threshold" in scores:
         at = f"accuracy at {format_threshold(scores['best_threshold'])}, a threshold chosen on this very split"
         rows.append((at, scores["accuracy_at_best_threshold"]))
@@ -150,19 +159,24 @@ def _rows(scores: dict[str, Any]) -> list[tuple[str, float | None]]:
 
 
 def mistakes(scored: Scored) -> list[dict[str, Any]]:
-    """The wrong answers with the highest probability, the highest first: sentences, label, answered, confidence."""
+    """The wrong answers with the highest probability, the highest first: sentences, label, answered, confidence.
+
+    Of scores those that are furthest off; their confidence is how far.
+    """
     split, answers, names = scored
-    probabilities = answers.probabilities
-    confidence = np.where(answers.right, -1.0, probabilities.max(-1))
+    if answers.regression:
+        confidence = np.abs(answers.errors)
+    else:
+        confidence = np.where(answers.right, -1.0, answers.probabilities.max(-1))
     worst = [int(place) for place in np.argsort(-confidence, kind="stable")[:MISTAKES] if confidence[place] >= 0]
     wanted = set(worst)
     pairs = {place: pair for place, pair in enumerate(iterate(split.pairs)) if place in wanted}
-    return [
-        {
-            **{key: pairs[place][key] for key in ("sentence1", "sentence2")},
-            "label": names[int(answers.labels[place])],
-            "answered": names[int(probabilities[place].argmax())],
-            "confidence": confidence[place],
-        }
-        for place in worst
-    ]
+    found = []
+    for place in worst:
+        pair = {key: pairs[place][key] for key in ("sentence1", "sentence2")}
+        if answers.regression:
+            said = {"label": f"{pairs[place]['label']:g}", "answered": f"{answers.scores[place]:.4f}"}
+        else:
+            said = {"label": names[answers.labels[place]], "answered": names[answers.logits[place].argmax()]}
+        found.append({**pair, **said, "confidence": confidence[place]})
+    return found

@@ -13,7 +13,20 @@ from transformers import PreTrainedTokenizerBase
 from recipe.checkpoints.manifest import remove_checkpoint
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.errors import Damaged, UserError
-from recipe.file_names import CARD, FIGURES, MANIFEST, MODEL, RESULTS, RUN, SCORES, STATE
+from recipe.file_names import (
+    CARD,
+    CONFUSION,
+    CURVE,
+    FIGURES,
+    MANIFEST,
+    MODEL,
+    RELIABILITY,
+    RESULTS,
+    RUN,
+    SCATTER,
+    SCORES,
+    STATE,
+)
 from recipe.model.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
 from recipe.system.files import TEMPORARY, publish, remove_temporary, staging_folder
 from recipe.system.json_files import read_json
@@ -80,7 +93,8 @@ def _begins_as_answers(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     keys = first.keys() if isinstance(first, dict) else set()
-    return keys >= {"prediction", "probability"} or keys == {"id", "label"} or "eval_accuracy" in keys
+    scores = keys & {"eval_accuracy", "eval_pearson"}
+    return keys >= {"sentence1", "label", "prediction"} or keys == {"id", "label"} or bool(scores)
 
 
 def check_writable(folder: Path) -> None:
@@ -137,9 +151,11 @@ def write_model(
     return sorted(path.name for path in staging.iterdir())
 
 
-def card_names(scored: bool) -> list[str]:
+def card_names(scored: bool, regression: bool) -> list[str]:
     """The files of a model card, with a validation split or without."""
-    return [CARD, *FIGURES] if scored else [CARD, FIGURES[0]]
+    if not scored:
+        return [CARD, CURVE]
+    return [CARD, CURVE, SCATTER] if regression else [CARD, CURVE, CONFUSION, RELIABILITY]
 
 
 def missing_files(folder: Path, names: Sequence[str]) -> list[str]:

@@ -38,7 +38,7 @@ def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> l
     record = from_first_rank(args, lambda: _read(folder))
     if record is None:
         return []
-    names = from_first_rank(args, lambda: _missing(folder, record, bool(args.model_card)))
+    names = from_first_rank(args, lambda: _missing(arguments, record))
     if not names:
         return []
     say(args, f"{folder}: of the finished run {', '.join(names)} {'is' if len(names) == 1 else 'are'} made again")
@@ -49,7 +49,7 @@ def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> l
     answers = None
     if pairs is not None and report.metrics and (CARD in names or SCORES in names):
         answers = answer_pairs(trainer, pairs)
-        if "eval_confusion_matrix" not in report.metrics:  # else what the run said of itself stays
+        if not report.metrics.keys() & {"eval_confusion_matrix", "eval_pearson_low"}:  # else what the run said stays
             scores = score(answers.logits, answers.labels)
             report.metrics |= {f"eval_{key}": value for key, value in scores.items()}
     if args.process_index == 0:
@@ -69,17 +69,18 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _missing(folder: Path, record: dict[str, Any], card: bool) -> list[str]:
+def _missing(arguments: RecipeArguments, record: dict[str, Any]) -> list[str]:
     """What is to be made again; the card whole, and asked for now even where it was not then."""
-    scored = bool(record["results"]["eval"])
+    folder, scored = arguments.training.folder, bool(record["results"]["eval"])
+    cards = card_names(scored, arguments.data.task_type == "regression")
     expected = {name for name in record["files"] if name not in (CARD, *FIGURES, MODEL)}
     missing = set(missing_files(folder, sorted(expected)))
     if SCORES in missing:
         missing.add(RESULTS)
     if STATE in missing and _newest_state(folder) is None:
         missing.remove(STATE)
-    if card and missing_files(folder, card_names(scored)):
-        missing |= set(card_names(scored))
+    if arguments.training.model_card and missing_files(folder, cards):
+        missing |= set(cards)
     return sorted(missing)
 
 

@@ -2,19 +2,51 @@
 
 from typing import Any
 
+import numpy as np
+
 from recipe.arguments import ModelArguments
+from recipe.data.pairs import UNLABELLED
+from recipe.evaluation.comparing import mcnemar, mean_difference
 from recipe.evaluation.metrics import by_name
+from recipe.evaluation.regression import correlation
 from recipe.process.text import shown
 
 
 def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: list[str]) -> str:
-    """The table of a saved model's scores."""
+    """The table of a saved model's scores; of classes with the confusion matrix."""
     scores = by_name(metrics)
-    counts = scores["confusion_matrix"]
-    interval = f"95 % interval {scores['accuracy_low']:.4f} to {scores['accuracy_high']:.4f}"
     rows = [
         ("model", model.model_name_or_path),
-        ("pairs", f"{sum(map(sum, counts)):,} of {scores['source']} ({scores['split']})"),
+        ("pairs", f"{scores['rows']:,} of {scores['source']} ({scores['split']})"),
+        *(_correlation_rows(scores) if "pearson" in scores else _class_rows(scores)),
+        ("speed", f"{scores['samples_per_second']:,.0f} pairs a second"),
+    ]
+    lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
+    return "\n".join([*lines, *([] if "pearson" in scores else _confusion(scores, names))])
+
+
+def _correlation_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
+    interval = f"95 % interval {scores['pearson_low']:.4f} to {scores['pearson_high']:.4f}"
+    rows = [
+        ("Pearson", f"{scores['pearson']:.4f}  ({interval})"),
+        ("Spearman", f"{scores['spearman']:.4f}"),
+        ("MSE", f"{scores['mse']:.4f}"),
+        ("MAE", f"{scores['mae']:.4f}"),
+    ]
+    if "order_gap" in scores:
+        moved = f"scores differ by {scores['order_gap']:.4f} on average with the sentences swapped"
+        rows.append(("both orders", f"{moved}; the mean of both has Pearson {scores['both_orders_pearson']:.4f}"))
+    if "compared" in scores:
+        other = scores["compared"]
+        rows.append(("against", f"{other['against']}: Pearson {other['pearson']:.4f}, MSE {other['mse']:.4f}"))
+        gain, low, high = (other[key] for key in ("difference", "difference_low", "difference_high"))
+        rows.append(("difference", f"{gain:+.4f} of MSE, less is better (95 % interval {low:+.4f} to {high:+.4f})"))
+    return rows
+
+
+def _class_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
+    interval = f"95 % interval {scores['accuracy_low']:.4f} to {scores['accuracy_high']:.4f}"
+    return [
         ("accuracy", f"{scores['accuracy']:.4f}  ({interval})"),
         ("majority", f"{scores['majority_baseline']:.4f}{_verdict(scores)}"),
         ("loss", f"{scores['loss']:.4f}"),
@@ -26,16 +58,17 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
         *_orders_row(scores),
         *_threshold_row(scores),
         *_against_row(scores),
-        ("speed", f"{scores['samples_per_second']:,.0f} pairs a second"),
     ]
-    lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
+
+
+def _confusion(scores: dict[str, Any], names: list[str]) -> list[str]:
     names = [shown(name) for name in names]
     head = ["answered", *names, "precision", "recall", "F1"]
-    lines.append("confusion       " + "".join(f"{name:>10.10}" for name in head))
-    for name, row, of in zip(names, counts, scores["by_class"], strict=True):
+    lines = ["confusion       " + "".join(f"{name:>10.10}" for name in head)]
+    for name, row, of in zip(names, scores["confusion_matrix"], scores["by_class"], strict=True):
         by_class = "".join(f"{of[key]:>10.4f}" for key in ("precision", "recall", "f1"))
         lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row) + by_class)
-    return "\n".join(lines)
+    return lines
 
 
 def _orders_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
@@ -86,3 +119,36 @@ def _against_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def format_int8(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
+    """Whether an 8-bit model is another than float32's: from both logits (pairs, labels), and labels (pairs,)."""
+    unlabelled = bool((labels == UNLABELLED).any())
+    found = _apart if full.shape[1] == 1 else _alike if unlabelled else _accuracies
+    told = found(full, int8, labels)
+    return f"8 bits          {told}{'; they have no labels, so that is all' * unlabelled}"
+
+
+def _alike(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
+    return f"{(full.argmax(-1) == int8.argmax(-1)).mean():.4f} of the pairs are answered alike"
+
+
+def _accuracies(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
+    rights = [each.argmax(-1) == labels for each in (int8, full)]
+    test, gain = mcnemar(*rights), mean_difference(*rights)
+    low, high = (100 * gain[key] for key in ("difference_low", "difference_high"))
+    verdict = "it IS another model" if test["p_value"] < 0.05 else "no difference is shown"
+    points = f"{100 * gain['difference']:+.2f} points ({low:+.2f} to {high:+.2f})"
+    return (
+        f"accuracy {rights[0].mean():.4f}, float32 {rights[1].mean():.4f} on {len(labels):,} pairs: "
+        f"{points}, McNemar p = {test['p_value']:.3g}: {verdict}"
+    )
+
+
+def _apart(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
+    """How far the scores of the two are apart and, where there are labels, what each of them gets."""
+    apart = f"scores differ by {np.abs(full - int8).mean():.4f} on average over {len(labels):,} pairs"
+    if (labels == UNLABELLED).any():
+        return apart
+    mine, theirs = (correlation(each[:, 0], labels) for each in (int8, full))
+    return f"Pearson {mine:.4f}, float32 {theirs:.4f}; {apart}"

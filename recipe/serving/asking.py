@@ -45,13 +45,18 @@ class Asked(NamedTuple):
         return list(self.trainer.model.config.id2label.values())
 
     @property
+    def regression(self) -> bool:
+        """Whether it answers with a score."""
+        return len(self.names) == 1
+
+    @property
     def in_pairs(self) -> bool:
         """Whether it reads two sentences."""
         return unit_of(self.arguments.data) == "pairs"
 
 
 class PairAnswer(NamedTuple):
-    """The probability of each label, (labels,), in each order that was asked for, and whether the pair was cut."""
+    """In each order that was asked for the probability of each label, (labels,), or the score; whether it was cut."""
 
     orders: list[np.ndarray]
     cut: bool
@@ -110,7 +115,8 @@ def ask_pair(asked: Asked, first: str, second: str | None) -> PairAnswer:
     found, cut = [], 0
     for order in orders:
         tokens = read_tokens(iter([encode_batch(pair, asked.trainer.processing_class, data.max_length, order)]))
-        found.append(answer_pairs(asked.trainer, tokens.sorted_pairs()).probabilities[0])
+        answers = answer_pairs(asked.trainer, tokens.sorted_pairs())
+        found.append(answers.logits[0] if asked.regression else answers.probabilities[0])
         cut += tokens.cut
     forget_loaders(asked.trainer.accelerator)
     return PairAnswer(found, cut > 0)
@@ -150,12 +156,14 @@ def ask_validation(asked: Asked) -> Scored:
 
 
 def examples(scored: Scored, each: int = 3) -> list[list[str]]:
-    """The sentences of the first rows of a split, so many of each label."""
-    left = dict.fromkeys(range(min(len(scored.names), 4)), each)
+    """The sentences of the first rows of a split, so many of each label; of scores as many as of two labels."""
+    regression = scored.answers.regression
+    left = {0: 2 * each} if regression else dict.fromkeys(range(min(len(scored.names), 4)), each)
     found: list[list[str]] = []
     for pair in iterate(scored.split.pairs):
-        if left.get(pair["label"], 0):
-            left[pair["label"]] -= 1
+        label = 0 if regression else pair["label"]
+        if left.get(label, 0):
+            left[label] -= 1
             found.append([pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None])
         if not any(left.values()):
             break
@@ -166,9 +174,10 @@ def _reading(asked: Asked, path: Path, **changed: Any) -> DataArguments:
     """The run's arguments for a file of a visitor's; where they name no labels, the model's are those of the file."""
     data = asked.arguments.data
     names = data.label_names
-    if names is None and readable_labels(["0", "1"], unit_of(data)) != asked.names:
+    if names is None and not asked.regression and readable_labels(["0", "1"], unit_of(data)) != asked.names:
         names = asked.names
     own: dict[str, Any] = {"data_dir": None, "train_file": None, "validation_file": None, "label_names": names}
+    own["task_type"] = "regression" if asked.regression else "classification"
     own["streaming"] = True  # a visitor's sentences are not kept in Arrow's cache
     return dataclasses.replace(data, **own, test_file=str(path), **changed)
 

@@ -23,14 +23,13 @@ from recipe.batches.tokens import read_tokens
 from recipe.cache.collator import collate
 from recipe.command_line.parsing import parse
 from recipe.data.opening import require_split
-from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate_batches
 from recipe.errors import RunError
-from recipe.evaluation.metrics import accuracy_difference, mcnemar
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.exiting import exit_on_error
 from recipe.process.progress import say
+from recipe.reporting.scores import format_int8
 from recipe.serving.onnx_form import (
     INT8,
     ONNX,
@@ -129,7 +128,7 @@ def _export_onnx(source: Source, found: Exported) -> str:
         shutil.copy(Path(__file__).with_name(SCRIPT), staging / SCRIPT)
         _add_max_length(staging / "config.json", source.arguments.data.max_length)
         publish(staging, folder, last=(ONNX,))
-    return _judge_int8(full, int8, np.concatenate([batch["labels"].numpy() for batch in source.batches]))
+    return format_int8(full.logits, int8.logits, np.concatenate([batch["labels"].numpy() for batch in source.batches]))
 
 
 def _add_max_length(path: Path, max_length: int) -> None:
@@ -150,22 +149,6 @@ def _compare(name: str, theirs: Answered, mine: Answered, found: Exported) -> No
             f"{name}: a logit differs by {difference:.1e} from the model's; at most {TOLERANCES[name]:.0e} may"
         )
     found.differences[name], found.speeds[name] = difference, theirs.speed
-
-
-def _judge_int8(full: Answered, int8: Answered, labels: np.ndarray) -> str:
-    """Whether the small model's accuracy is another than float32's, on the same pairs."""
-    if (labels == UNLABELLED).any():
-        alike = (full.logits.argmax(-1) == int8.logits.argmax(-1)).mean()
-        return f"8 bits          {alike:.4f} of the pairs are answered alike; they have no labels, so that is all"
-    rights = [each.logits.argmax(-1) == labels for each in (int8, full)]
-    test, gain = mcnemar(*rights), accuracy_difference(*rights)
-    low, high = (100 * gain[key] for key in ("difference_low", "difference_high"))
-    verdict = "it IS another model" if test["p_value"] < 0.05 else "no difference is shown"
-    points = f"{100 * gain['difference']:+.2f} points ({low:+.2f} to {high:+.2f})"
-    return (
-        f"8 bits          accuracy {rights[0].mean():.4f}, float32 {rights[1].mean():.4f} on {len(labels):,} pairs: "
-        f"{points}, McNemar p = {test['p_value']:.3g}: {verdict}"
-    )
 
 
 def _first(batches: Sequence[dict[str, Tensor]], pairs: int) -> list[dict[str, Tensor]]:

@@ -45,7 +45,8 @@ def build_page(tried: Tried) -> gr.Blocks:
             _pair_tab(tried)
         with gr.Tab("文件 · File"):
             _file_tab(tried)
-        with gr.Tab("最有把握的错误 · Most confident mistakes"):
+        largest = "最大误差 · Largest errors" if tried.asked.regression else "最有把握的错误 · Most confident mistakes"
+        with gr.Tab(largest):
             _mistakes_tab(tried)
         with gr.Tab("训练结果 · The run"):
             _run_tab(Path(tried.asked.arguments.model.name))
@@ -59,8 +60,9 @@ def _pair_tab(tried: Tried) -> None:
         inputs = [gr.Textbox(label=title, lines=2, max_lines=6, elem_id=f"s{n}") for n, title in enumerate(titles, 1)]
     button = gr.Button("判断 · Answer", variant="primary", elem_id="ask")
     said = gr.Markdown(elem_id="said")
+    kind = gr.Number if tried.asked.regression else gr.Label
     with gr.Row():
-        labels = [gr.Label(label=title, elem_id=f"order{n}") for n, title in enumerate(orders, 1)]
+        labels = [kind(label=title, elem_id=f"order{n}") for n, title in enumerate(orders, 1)]
     button.click(lambda *texts: _said_of_pair(tried.asked, texts), inputs, [said, *labels], **ONE_AT_A_TIME)
     if isinstance(tried.validation, Scored):
         label = "验证集的例子 · from the validation split"
@@ -68,7 +70,7 @@ def _pair_tab(tried: Tried) -> None:
 
 
 def _said_of_pair(asked: Asked, texts: Sequence[str]) -> list[Any]:
-    """What is said of a pair, and each order's probabilities by label."""
+    """What is said of a pair, and each order's probabilities by label, or score."""
     if not all(text and text.strip() for text in texts):
         return ["请填写每一句。 Please type every sentence.", *[None for _ in texts]]
     found = _or_sentence(lambda: ask_pair(asked, texts[0], texts[1] if len(texts) > 1 else None))
@@ -79,9 +81,14 @@ def _said_of_pair(asked: Asked, texts: Sequence[str]) -> list[Any]:
     parts = [f"**{markdown(told[0])}**"]
     if len(told) > 1:
         parts.append(f"调换 · swapped: {markdown(told[1])}")
+    if len(told) > 1 and asked.regression:
+        parts.append(f"平均 · mean: {np.mean(found.orders):.6f}")
+    elif len(told) > 1:
         parts.append("两序一致 · both orders agree" if alike else "**两序不一致 · the orders disagree**")
     if found.cut:
         parts.append(f"过长，只读了 {asked.arguments.data.max_length} 个词元 · too long: cut to as many tokens")
+    if asked.regression:
+        return [" — ".join(parts), *(round(float(each[0]), 6) for each in found.orders)]
     return [" — ".join(parts), *(dict(zip(asked.names, each.tolist(), strict=True)) for each in found.orders)]
 
 
@@ -92,7 +99,8 @@ def _file_tab(tried: Tried) -> None:
     given = gr.File(label="上传 · upload", height=140, elem_id="upload")
     said = gr.Markdown(elem_id="file-said")
     answered = gr.File(label="下载全部回答 · all answers", height=100, interactive=False, elem_id="answers")
-    keys = [*(["sentence1", "sentence2"] if tried.asked.in_pairs else ["sentence1"]), "prediction", "probability"]
+    keys = [*(["sentence1", "sentence2"] if tried.asked.in_pairs else ["sentence1"]), "prediction"]
+    keys += [] if tried.asked.regression else ["probability"]
     table = gr.Dataframe(headers=keys, interactive=False, wrap=True, label=f"前 {SHOWN} 行 · the first {SHOWN}")
     given.upload(lambda path: _said_of_file(tried, path, keys), given, [said, answered, table], **ONE_AT_A_TIME)
 
@@ -112,12 +120,16 @@ def _mistakes_tab(tried: Tried) -> None:
     if isinstance(scored, str):
         gr.Markdown(f"验证集读不到 · the validation split cannot be read: {markdown(scored)}", elem_id="no-mistakes")
         return
-    worst = mistakes(scored)
-    wrong = int(np.sum(~scored.answers.right))
-    gr.Markdown(f"{markdown(scored.split.source)}: {wrong:,} / {scored.split.rows:,} 错 · wrong", elem_id="wrong")
+    worst, source = mistakes(scored), markdown(scored.split.source)
+    if scored.answers.regression:
+        said = f"平均绝对误差 · mean absolute error {np.abs(scored.answers.errors).mean():.4f}"
+    else:
+        said = f"{np.sum(~scored.answers.right):,} / {scored.split.rows:,} 错 · wrong"
+    gr.Markdown(f"{source}: {said}", elem_id="wrong")
     keys = [*(["sentence1", "sentence2"] if tried.asked.in_pairs else ["sentence1"]), "label", "answered"]
     rows = [[*(row[key] for key in keys), f"{row['confidence']:.4f}"] for row in worst]
-    gr.Dataframe(rows, headers=[*keys, "probability"], interactive=False, wrap=True, max_height=900, elem_id="mistakes")
+    last = "error" if scored.answers.regression else "probability"
+    gr.Dataframe(rows, headers=[*keys, last], interactive=False, wrap=True, max_height=900, elem_id="mistakes")
 
 
 def _run_tab(folder: Path) -> None:

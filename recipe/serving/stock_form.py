@@ -11,6 +11,7 @@ from recipe.model.modeling import BertForPairwiseCLS
 # relative 8e-6 where a hidden value is 20, and the classifier's weights, divided by it, still fit into float16. A power
 # of two, so that neither multiplication rounds.
 SMALL = 2.0**-12
+IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 def as_stock(model: BertForPairwiseCLS) -> BertForSequenceClassification:
@@ -18,6 +19,8 @@ def as_stock(model: BertForPairwiseCLS) -> BertForSequenceClassification:
     known = BertConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
     config = BertConfig(**{key: value for key, value in model.config.to_dict().items() if key in known})
     config.problem_type = "single_label_classification"
+    if config.num_labels == 1:  # sentence-transformers would put a sigmoid over a single logit
+        config.problem_type, config.sentence_transformers = "regression", {"activation_fn": IDENTITY}
     stock = BertForSequenceClassification(config).eval()
     weights = {name: value.float() for name, value in model.state_dict().items()}
     weights["bert.pooler.dense.weight"] = torch.eye(config.hidden_size) * SMALL

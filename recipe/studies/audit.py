@@ -53,8 +53,7 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
     for share in leave_out:
         if not 0 < share < 1:
             raise UserError(f"--leave_out {share:g}: a share of the pairs between 0 and 1 is expected")
-    own = ["--eval_strategy=no", "--save_strategy=no", "--model_card=false"]  # nothing is chosen by a fold's answers
-    arguments = parse([*words, *own])
+    arguments = _parse(words)
     split = require_split(arguments.data, "train")
     pairs = list(iterate(split.pairs))
     counts = Counter(pair["label"] for pair in pairs)
@@ -81,6 +80,16 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
         audited = Audit(places, found, labels)
         write_audit(folder, split, pairs, audited, leave_out)
     return audited
+
+
+def _parse(words: Sequence[str]) -> RecipeArguments:
+    """The arguments of a fold's run, after which nothing is chosen by its answers."""
+    arguments = parse([*words, "--eval_strategy=no", "--save_strategy=no", "--model_card=false"])
+    if arguments.data.task_type == "regression":
+        raise UserError(
+            "--task_type regression: an audit doubts classes; of scores a run's README.md has the largest errors"
+        )
+    return arguments
 
 
 def assign_folds(pairs: Sequence[dict[str, Any]], folds: int, seed: int) -> np.ndarray:

@@ -55,6 +55,11 @@ def plan(words: Sequence[str], settings: Sequence[Setting]) -> list[Planned]:
 
 def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Planned:
     arguments = parse([*words, *setting.words])
+    if arguments.data.task_type == "regression":
+        raise UserError(
+            "--task_type regression: a sweep compares accuracies, which scores have none of; make eval AGAINST=... "
+            "compares two runs, make tune searches by Pearson's correlation"
+        )
     if arguments.training.eval_strategy == "no":
         raise UserError("--eval_strategy no: a sweep compares accuracies; epoch or steps is expected")
     model, data = (json.dumps(vars(part)) for part in (arguments.model, arguments.data))

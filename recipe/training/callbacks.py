@@ -53,8 +53,11 @@ class EpochLines(TrainerCallback):
         trained = f"train loss {self.loss_sum / self.loss_steps:.4f}  " if self.loss_steps else ""
         self.loss_sum = self.loss_steps = 0.0
         where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
-        scores = f"eval loss {metrics['eval_loss']:.4f}  accuracy {metrics['eval_accuracy']:.4f}"
-        say(args, f"{where}{trained}{scores}  (majority {metrics['eval_majority_baseline']:.4f})")
+        if "eval_pearson" in metrics:
+            scores = f"Pearson {metrics['eval_pearson']:.4f}  Spearman {metrics['eval_spearman']:.4f}"
+        else:
+            scores = f"accuracy {metrics['eval_accuracy']:.4f}  (majority {metrics['eval_majority_baseline']:.4f})"
+        say(args, f"{where}{trained}eval loss {metrics['eval_loss']:.4f}  {scores}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take the bar away."""

@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy over an optimizer step, weighted by label where that is asked for."""
+"""The training loss over an optimizer step: cross-entropy, weighted by label if asked for; squared error of scores."""
 
 import math
 from collections import Counter
@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
 from recipe.errors import UserError
+from recipe.model.modeling import summed_loss
 from recipe.process.text import shown
 
 
 def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Callable[..., Tensor]:
-    """The Trainer's compute_loss_func: cross-entropy summed over a micro-batch, over the examples of the whole step.
+    """The Trainer's compute_loss_func: the loss summed over a micro-batch, over the examples of the whole step.
 
     A mean of each micro-batch would weigh a short last one too much; and whether the Trainer divides by the
     accumulation steps is guessed from the model's signature (transformers#47688). For the same reason `class_weights`
@@ -26,7 +27,7 @@ def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Ca
         """The micro-batch's share of the step's mean; 0 where a rank has no example in a short last step."""
         logits = outputs["logits"].float()
         weight = None if class_weights is None else class_weights.to(logits.device)
-        total = nn.functional.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
+        total = summed_loss(logits, labels, weight, label_smoothing)
         items = (labels != UNLABELLED).sum() if num_items_in_batch is None else num_items_in_batch
         # with --average_tokens_across_devices false the items are this rank's own
         return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))

@@ -85,6 +85,8 @@ def test_empty_micro_batch_carries_an_ignored_label():
     assert cut_step([1, 2], shape) == [[]]
     (batch,) = batches(examples(2), shape)
     assert [row["labels"] for row in batch] == [UNLABELLED]
+    (batch,) = batches([{**row, "labels": 0.5} for row in examples(2)], shape)
+    assert [type(row["labels"]) for row in batch] == [float]
 
 
 def test_batches_by_length_carry_next_to_no_padding():

@@ -9,11 +9,12 @@ from recipe.batches import token_store
 from recipe.batches.token_store import store_tokens
 from recipe.batches.tokenization import tokenize
 from recipe.batches.tokens import read_tokens
+from recipe.cache.collator import collate
 from recipe.commands.train import train
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate_batches
 from recipe.system.distributed import Share
-from tests.utils import make_pairs, write_jsonl
+from tests.utils import make_pairs, make_scored, write_jsonl
 
 
 @pytest.fixture
@@ -48,6 +49,17 @@ def test_shards_are_stored_in_order(sharded, tmp_path, arguments):
     tokens = store_tokens(sharded, 5, tmp_path / "cache", arguments().training)
     assert same(tokens, read_tokens(iterate_batches(sharded)))
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_scores_are_stored_as_they_are(tmp_path, arguments, tiny_model):
+    rows = [*make_scored(9), {**make_scored(1)[0], "label": 3}]
+    path = write_jsonl(tmp_path / "scored.json", rows)
+    split = open_split(DataArguments(train_file=str(path), task_type="regression"), "train")
+    examples = tokenize(split.pairs, AutoTokenizer.from_pretrained(tiny_model), 32)
+    tokens = store_tokens(examples, 1, tmp_path / "cache", arguments().training, scores=True)
+    assert same(tokens, read_tokens(iterate_batches(examples)))
+    assert tokens.labels.tolist() == [row["label"] for row in rows]
+    assert collate([tokens.example(place) for place in range(10)], 0)["labels"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])

@@ -1,12 +1,13 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from recipe.commands import check_data
 from recipe.commands.describe_data import padding
 from recipe.errors import RunError, UserError
-from tests.utils import make_pairs, write_jsonl
+from tests.utils import make_pairs, make_scored, write_jsonl
 
 TABLE = [
     "sentence1\tsentence2\tlabel",
@@ -105,3 +106,24 @@ def test_what_is_wrong_is_one_line(monkeypatch, tiny_model, words, reason):
     with pytest.raises(UserError) as error:
         check_data.main()
     assert str(error.value).startswith(reason)
+
+
+def test_scores_are_told_by_how_they_are_spread_and_divided_by_tenths(arguments, tmp_path, capsys):
+    rows = make_scored(300)
+    write_jsonl(tmp_path / "train.json", [*rows, {**rows[0], "label": 1.5}])
+    write_jsonl(tmp_path / "test.json", [{**row, "label": None} for row in make_scored(5, 9)])
+    words = ["--task_type=regression", "--prefix_cache=off"]
+    check_data.check_data(arguments(f"--data_dir={tmp_path}", *words), share=0.2)
+    report = told(capsys)
+    scores = np.array([*(row["label"] for row in rows), 1.5])
+    spread = f"scores {scores.min():g} to {scores.max():g}, a quarter up to {np.quantile(scores, 0.25):g}, half up to"
+    assert report["labels"][0].startswith(spread)
+    assert report["labels"][0].endswith(f"mean, {scores.mean():.4g}: squared error {scores.var():.4f}")
+    assert report["labels"][1:] == ["5 pairs without one"]
+    assert report["repeated"][0] == "1 rows repeat an earlier one; 1 pairs have several scores"
+    files = [tmp_path / "split-0.2-seed-42" / f"{name}.json" for name in ("train", "validation")]
+    parts = [[json.loads(line)["label"] for line in path.read_text("utf-8").splitlines()] for path in files]
+    assert sorted(parts[0] + parts[1]) == sorted(scores)
+    assert np.quantile(parts[0], (0.25, 0.5, 0.75)) == pytest.approx(np.quantile(parts[1], (0.25, 0.5, 0.75)), abs=0.4)
+    check_data.check_data(arguments(*words, *report["next"][0].partition("and ")[2].split()))
+    assert "0 with another score; 0 sentences are in both" in told(capsys)["in two splits"][0]

@@ -1,11 +1,13 @@
 import json
 import random
 from collections import Counter
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from recipe.arguments import DataArguments
-from recipe.data.dividing import choose_validation, groups, split_folder, write_division
+from recipe.data.dividing import choose_validation, groups, split_folder, tenths, write_division
 from recipe.data.opening import require_split
 from recipe.data.repeats import Texts
 from recipe.data.splits import iterate
@@ -71,3 +73,13 @@ def test_the_files_hold_the_rows_in_order_under_the_same_columns(tmp_path):
 def test_the_hubs_data_have_no_place_beside_them():
     with pytest.raises(UserError, match="--split: the new files go beside the old ones; --data_dir or --train_file"):
         split_folder(DataArguments(), 0.1, 42)
+
+
+def test_tenths_are_as_large_as_equal_scores_let_them_be():
+    scores = np.random.default_rng(0).permutation(1000) / 100
+    found = tenths(scores)
+    assert Counter(found) == dict.fromkeys(range(10), 100)
+    assert all(a <= b for (_, a), (_, b) in pairwise(sorted(zip(scores, found, strict=True))))
+    equal = tenths(np.array([0.0] * 6 + [2.5] * 3 + [5.0]))
+    assert len(set(equal)) == 3
+    assert [len(set(equal[part])) for part in (slice(0, 6), slice(6, 9))] == [1, 1]

@@ -10,9 +10,10 @@ from recipe.arguments import DataArguments
 from recipe.batches.tokenization import tokenize
 from recipe.commands.train import train
 from recipe.data.opening import open_split, require_split
-from recipe.data.pairs import LONGEST, UNLABELLED, RowRules, check_pair, names_of_ids
+from recipe.data.pairs import UNLABELLED, RowRules, check_pair, names_of_ids
 from recipe.data.splits import iterate
 from recipe.errors import UserError
+from recipe.rows.sentences import LONGEST
 from tests.hub_server import ask, hub
 from tests.utils import make_pairs, write_jsonl
 

@@ -13,14 +13,11 @@ from recipe.evaluation.metrics import (
     RANKING,
     Accuracy,
     accuracy_at,
-    accuracy_difference,
     accuracy_interval,
     best_threshold,
     compute_metrics,
     expected_calibration_error,
     majority_baseline,
-    mcnemar,
-    order_consistency,
     score,
 )
 from recipe.reporting.scores import format_threshold
@@ -118,16 +115,6 @@ def test_three_labels_and_a_label_that_does_not_occur():
     assert score(logits[:, :2], np.zeros(400, dtype=int))["roc_auc"] is None
 
 
-def test_mcnemar_counts_who_alone_was_right():
-    first, second = np.array([True] * 12 + [False] * 8), np.array([True] * 2 + [False] * 17 + [True])
-    assert mcnemar(first, second) == {
-        "only_first_right": 10,
-        "only_second_right": 1,
-        "p_value": pytest.approx(0.011719, abs=1e-6),
-    }
-    assert mcnemar(first, first)["p_value"] == 1.0
-
-
 def test_a_model_is_tested_against_the_majority_on_the_same_pairs():
     labels = np.array([0] * 70 + [1] * 30)
     answers = np.concatenate([np.zeros(65), np.ones(5), np.ones(20), np.zeros(10)]).astype(int)  # 20 won, 5 lost
@@ -153,23 +140,3 @@ def test_scores_by_class_are_scikit_learns():
             **{key: expected[key] for key in ("precision", "recall", "support")},
             "f1": expected["f1-score"],
         }
-
-
-def test_answers_in_both_orders():
-    one, other = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7]]), np.array([[0.8, 0.2], [0.1, 0.9], [0.4, 0.6]])
-    found = order_consistency(one, other, np.array([0, 1, 0]))
-    assert found["order_consistency"] == pytest.approx(2 / 3)
-    assert found["order_gap"] == pytest.approx((0 + 0.5 + 0.1) / 3)
-    assert found["both_orders_accuracy"] == pytest.approx(2 / 3)
-
-
-def test_a_differences_interval_is_the_bootstraps():
-    draws = np.random.default_rng(1)
-    first, second = draws.random(2000) < 0.75, draws.random(2000) < 0.7
-    found = accuracy_difference(first, second)
-    gains = first.astype(float) - second
-    means = [gains[draws.integers(2000, size=2000)].mean() for _ in range(2000)]
-    assert found["difference"] == pytest.approx(first.mean() - second.mean())
-    expected = np.quantile(means, (0.025, 0.975))
-    assert [found["difference_low"], found["difference_high"]] == pytest.approx(expected, abs=0.003)
-    assert set(accuracy_difference(first, first).values()) == {0.0}

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from recipe.arguments import ModelArguments
-from recipe.model.base_model import open_base
+from recipe.model.base_model import name_labels, open_base
 from recipe.model.loading import load_model
 
 
@@ -44,6 +44,21 @@ def test_equals_a_plain_bert_with_gradients(tiny_model, attention, padded):
     ours = dict(model.bert.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(ours[name].grad, parameter.grad, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: n + m)
+
+
+def test_the_models_own_loss_is_of_what_its_labels_are(tiny_model):
+    batch = padded_batch()
+    classes, scores = torch.tensor([1, 0, -100, 1]), torch.tensor([0.5, 4.0, -100.0, -1.0])
+    model = load(tiny_model).eval()
+    found = model(**batch, labels=classes)
+    torch.testing.assert_close(found.loss, torch.nn.functional.cross_entropy(found.logits, classes))
+    base = open_base(ModelArguments(model_name_or_path=str(tiny_model)))
+    name_labels(base, ["score"], "pairs")
+    model = load_model(base).eval()
+    found, kept = model(**batch, labels=scores), scores != -100
+    assert found.logits.shape == (4, 1)
+    torch.testing.assert_close(found.loss, torch.nn.functional.mse_loss(found.logits[kept, 0], scores[kept]))
+    assert model(**batch, labels=torch.full((4,), -100.0)).loss == 0
 
 
 def test_every_parameter_is_in_the_graph(tiny_model):

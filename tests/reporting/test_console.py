@@ -38,6 +38,6 @@ def test_the_best_by_another_metric_is_not_called_the_best_accuracy():
 
 
 def test_summary_says_when_nothing_was_evaluated():
-    assert "accuracy        not known: no evaluation took place" in format_summary(
+    assert "score           not known: no evaluation took place" in format_summary(
         RunReport(PLAN, {}, 0.0), "outputs/x"
     )

@@ -10,7 +10,7 @@ from recipe.commands.train import train
 from recipe.errors import UserError
 from recipe.reporting.model_card import mistakes
 from recipe.serving.asking import ask_file, ask_pair, ask_validation, examples, load_asked
-from tests.utils import make_pairs, write_jsonl
+from tests.utils import make_pairs, make_scored, write_jsonl
 
 
 def words(run, *more):
@@ -134,3 +134,22 @@ def test_single_sentences_have_one_order(arguments, tmp_path, pairs_dir):
     path = write_jsonl(tmp_path / "one.jsonl", [{"sentence1": "花呗怎么还款"}])
     assert round(float(chances.max()), 6) == json.loads(predictions(tmp_path / "run", path))["probability"]
     assert [len(row) for row in examples(ask_validation(asked), 1)] == [1, 1]
+
+
+def test_a_pair_and_a_file_are_scored_as_predict_scores_them(arguments, tmp_path):
+    for split in ("train", "dev"):
+        write_jsonl(tmp_path / f"{split}.json", make_scored(20, 1))
+    train(arguments("--prefix_cache=off", "--task_type=regression", f"--data_dir={tmp_path}"))
+    asked = load_asked(words(tmp_path / "run"))
+    text, told = answered(asked, tmp_path / "dev.json")
+    assert text == predictions(tmp_path / "run", tmp_path / "dev.json")
+    assert told.notes[0] == "20 pairs"
+    lines, rows = [json.loads(line) for line in text.splitlines()], make_scored(20, 1)
+    found = ask_pair(asked, rows[0]["sentence1"], rows[0]["sentence2"])
+    assert [each.shape for each in found.orders] == [(1,), (1,)]
+    assert found.orders[0][0] == pytest.approx(lines[0]["prediction"], abs=1e-5)
+    assert found.orders[0][0] != found.orders[1][0]
+    scored = ask_validation(asked)
+    assert len(examples(scored)) == 6
+    errors = [abs(line["prediction"] - row["label"]) for line, row in zip(lines, rows, strict=True)]
+    assert [each["confidence"] for each in mistakes(scored)] == pytest.approx(sorted(errors, reverse=True), abs=1e-5)

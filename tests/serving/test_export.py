@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from recipe.serving import export as export_module
 from recipe.serving.export import export
 from recipe.serving.onnx_form import INPUTS
 from recipe.system.folder_lock import locked
-from tests.utils import write_jsonl
+from tests.utils import make_scored, write_jsonl
 
 
 def words(run, *more):
@@ -124,3 +125,29 @@ def test_another_runs_folder_is_left_alone(run):
 def test_pairs_without_labels_tell_how_many_are_answered_alike(run, capsys):
     export(words(run, "--eval_split=test"))
     assert "of the pairs are answered alike; they have no labels" in capsys.readouterr().out
+
+
+def test_scores_are_the_same_from_every_form(arguments, tmp_path, capsys):
+    for split, count in (("train", 60), ("dev", 40)):
+        write_jsonl(tmp_path / f"{split}.json", make_scored(count, count))
+    data = ["--task_type=regression", f"--data_dir={tmp_path}", "--num_train_epochs=6", "--learning_rate=3e-3"]
+    train(arguments("--prefix_cache=off", *data))
+    run = tmp_path / "run"
+    found, told = export(words(run)), capsys.readouterr().out
+    assert found.differences["stock"] < 1e-5
+    assert re.search(
+        r"8 bits          Pearson 0.\d+, float32 0.\d+; scores differ by 0.\d+ on average over 40 pairs\n", told
+    )
+    expected = answers_of(run)
+    scores, pairs = [row["prediction"] for row in expected], [(row["sentence1"], row["sentence2"]) for row in expected]
+    assert max(scores) > 1  # which a sigmoid would not let stand
+    assert CrossEncoder(str(run / "stock"), device="cpu").predict(pairs).tolist() == pytest.approx(scores, abs=1e-4)
+    score = pipeline("text-classification", str(run / "stock"), device="cpu")
+    answers = score([{"text": one, "text_pair": other} for one, other in pairs])
+    assert [each["score"] for each in answers] == pytest.approx(scores, abs=1e-4)
+    command = [sys.executable, str(run / "onnx" / "serve.py")]
+    given = "".join(json.dumps(dict(zip(("sentence1", "sentence2"), pair, strict=True))) + "\n" for pair in pairs)
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, cwd=tmp_path)
+    served = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["prediction"] for row in served] == pytest.approx(scores, abs=1e-4)
+    assert "probability" not in served[0]

@@ -18,6 +18,7 @@ from recipe.command_line.parsing import parse
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import UserError
+from recipe.file_names import SCATTER
 from recipe.serving import app
 from recipe.serving.space import FILES, SHOWN, write_space
 from tests.launching import free_port
@@ -121,7 +122,7 @@ def test_a_space_is_whole_and_tells_of_no_machine_and_no_more_than_the_page_show
         "app.py",
         "requirements.txt",
         SHOWN,
-        *(f"model/run/{name}" for name in (*FILES, "run.json")),
+        *(f"model/run/{name}" for name in (*FILES, "run.json") if name != SCATTER),
     }
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recipe").rglob("*") if path.is_file()}
     assert found.keys() - ours == {name for name in code if "__pycache__" not in name}

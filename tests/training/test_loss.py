@@ -29,6 +29,19 @@ def test_a_part_of_a_step_is_its_share_of_the_mean():
     torch.testing.assert_close(loss({"logits": logits}, labels), torch.nn.functional.cross_entropy(logits, labels))
 
 
+def test_a_step_of_scores_is_the_mean_squared_error_however_it_is_cut():
+    logits, labels = torch.randn(7, 1), torch.tensor([0.5, 5.0, -1.0, 3.25, 0.0, 2.0, UNLABELLED])
+    expected = torch.nn.functional.mse_loss(logits[:6, 0], labels[:6])
+    loss = mean_loss(0.0)
+    torch.testing.assert_close(loss({"logits": logits}, labels), expected)
+    for cut in (1, 2, 5, 6):
+        parts = [slice(0, cut), slice(cut, 7)]
+        torch.testing.assert_close(sum(loss({"logits": logits[part]}, labels[part], 6) for part in parts), expected)
+    alone = torch.randn(1, 1, requires_grad=True)
+    loss({"logits": alone}, torch.tensor([float(UNLABELLED)]), 0).backward()
+    assert not alone.grad.any()
+
+
 def test_a_weighted_step_is_the_same_however_it_is_cut():
     """Torch's own mean divides by each part's sum of weights, so that the parts of a step would not add up."""
     logits, labels, weights = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 0, 0]), torch.tensor([0.5, 3.0])
