@@ -1,8 +1,12 @@
 """Scores in place of classes, from a file to an answer: --task_type regression."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -20,7 +24,8 @@ from recipe.evaluation.regression import correlation
 from recipe.file_names import FIGURES
 from recipe.studies.audit import audit
 from recipe.studies.sweep import Comparison, sweep
-from tests.utils import history, make_pairs, make_scored, outcome, write_jsonl
+from tests.hub_server import hub
+from tests.utils import ROOT, history, make_pairs, make_scored, outcome, write_jsonl
 
 
 @pytest.fixture
@@ -206,3 +211,29 @@ def test_studies_of_right_answers_refuse_scores_before_anything_is_trained(regre
     with pytest.raises(UserError, match="--task_type regression: an audit doubts classes"):
         audit(given, 3)
     assert not (tmp_path / "study").exists()
+
+
+def test_scores_of_single_sentences_on_the_hub_are_trained_on_and_answered(tmp_path, tiny_model):
+    published, run = tmp_path / "published", tmp_path / "run"
+    (published / "data").mkdir(parents=True)
+    kinds = {"sentence": datasets.Value("string"), "label": datasets.Value("float32")}  # as GLUE has scores
+    for split, count in (("train", 40), ("validation", 20)):
+        rows = [{"sentence": row["sentence1"], "label": row["label"]} for row in make_scored(count, count)]
+        table = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+        table.to_parquet(published / "data" / f"{split}-00000-of-00001.parquet")
+    given = [f"--model_name_or_path={tiny_model}", "--max_length=32", "--use_cpu", f"--output_dir={run}"]
+    given += ["--task_type=regression", "--dataset_name=some/scores", "--dataset_config_name=", "--no_streaming"]
+    given += [
+        "--text_column_names=sentence",
+        "--do_train",
+        "--do_predict",
+        "--eval_split=validation",
+        "--freeze_layers=0-1",
+    ]
+    with hub({"datasets/some/scores": published}) as endpoint:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, str(ROOT / "run_freeze.py"), *given]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    assert [line["label"] for line in lines(run)] == [row["label"] for row in make_scored(20, 20)]
+    assert "score Chinese sentences with" in (run / "README.md").read_text()

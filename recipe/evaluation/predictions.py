@@ -24,7 +24,8 @@ def prediction_lines(pairs: dict[str, list[Any]], answers: Answers, names: Seque
         line: dict[str, Any] = {} if own is None else {"id": json.loads(own)}
         line |= {key: text for key, text in zip(("sentence1", "sentence2"), sentences, strict=True) if text is not None}
         if answers.regression:
-            line |= {"label": None if label == UNLABELLED else label, "prediction": round(float(answer), 6)}
+            given = None if label == UNLABELLED else round(label, 6)  # a float32's 3.8 is 3.799999952
+            line |= {"label": given, "prediction": round(float(answer), 6)}
         else:
             line |= {"label": None if label == UNLABELLED else names[label], "prediction": names[answer.argmax()]}
             line["probability"] = round(float(answer.max()), 6)

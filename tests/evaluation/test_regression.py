@@ -79,8 +79,13 @@ def test_both_orders_of_scores():
     assert found["both_orders_pearson"] == pytest.approx(brute_correlation((scores + swapped) / 2, labels))
 
 
-def test_a_line_has_the_score_as_it_stands_in_the_data():
-    pairs = {"id": [None, '"q"'], "sentence1": ["a", "b"], "sentence2": ["c", None], "label": [3.8, -100.0]}
+def test_a_line_has_the_score_as_the_data_show_it():
+    pairs = {
+        "id": [None, '"q"'],
+        "sentence1": ["a", "b"],
+        "sentence2": ["c", None],
+        "label": [float(np.float32(3.8)), -100.0],
+    }
     answers = Answers(np.array([[4.0625], [-0.5]], dtype=np.float32), np.float32([3.8, -100]), 1.0)
     assert [json.loads(line) for line in prediction_lines(pairs, answers, ["score"])] == [
         {"sentence1": "a", "sentence2": "c", "label": 3.8, "prediction": 4.0625},
