@@ -148,4 +148,5 @@ def ask(endpoint, monkeypatch):
     """Have this process ask that Hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client made for an earlier test asks its Hub
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
