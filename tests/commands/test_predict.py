@@ -10,13 +10,11 @@ import pytest
 import torch
 from transformers import pipeline
 
-from recipe.arguments import DataArguments
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import Stopped, UserError
-from recipe.evaluation.submission import submission_name
 from tests.utils import make_pairs, write_jsonl
 
 
@@ -145,68 +143,3 @@ def test_what_somebody_else_wrote_is_not_replaced_by_answers(model, tmp_path, as
     for _ in range(2):  # and what it wrote itself is
         command(given)
     assert (tmp_path / name).stat().st_size
-
-
-def test_a_submission_is_named_after_the_configuration():
-    for config, name, expected in [
-        ("ocnli", "clue/clue", "ocnli_predict.json"),
-        ("", "shibing624/nli-zh", "nli-zh_predict.json"),
-        ("../x", "a/b", "_x_predict.json"),
-    ]:
-        assert submission_name(DataArguments(dataset_config_name=config, dataset_name=name)) == expected
-
-
-def test_evaluation_scores_any_split_and_says_what_it_is_not(model, pairs_dir, capsys):
-    metrics = evaluate(words(model, "--do_eval"))
-    written = json.loads((model / "eval_results.json").read_text())
-    assert written == json.loads(json.dumps(metrics))
-    results = json.loads((model / "all_results.json").read_text())
-    for key in ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline", "f1", "mcc", "roc_auc"):
-        assert written[f"eval_{key}"] == results[f"eval_{key}"]
-    assert {"eval_average_precision", "eval_ece"} < written.keys()
-    assert "chosen on these very pairs" in capsys.readouterr().out
-    other = evaluate(words(model, "--do_eval", "--eval_split=train"))
-    assert other["eval_validation_threshold"] == metrics["eval_best_threshold"]
-    assert (model / "eval_results_train.json").exists()
-    assert json.loads((model / "eval_results.json").read_text()) == written
-    assert "which validation chose" in capsys.readouterr().out
-    file = evaluate(words(model, "--do_eval", f"--validation_file={pairs_dir / 'train.json'}"))
-    assert file["eval_accuracy"] == other["eval_accuracy"]
-    with pytest.raises(UserError, match=r"test.json: has pairs without a label"):
-        evaluate(words(model, "--do_eval", "--eval_split=test"))
-
-
-def test_evaluation_asks_in_both_orders(model, pairs_dir, tmp_path, capsys):
-    """Against a file with the sentences swapped by hand; a text's pairs with themselves are the same in both."""
-    rows = [json.loads(line) for line in (pairs_dir / "dev.json").read_text().splitlines()]
-    swapped = [{**row, "sentence1": row["sentence2"], "sentence2": row["sentence1"]} for row in rows]
-    write_jsonl(tmp_path / "swapped.json", swapped)
-    answers = []
-    for path in (pairs_dir / "dev.json", tmp_path / "swapped.json"):
-        predict(words(model, "--do_predict", f"--test_file={path}"))
-        answers.append([json.loads(line) for line in (model / "predictions.jsonl").read_text().splitlines()])
-    same = [one["prediction"] == other["prediction"] for one, other in zip(*answers, strict=True)]
-    metrics = evaluate(words(model, "--do_eval"))
-    assert metrics["eval_order_consistency"] == sum(same) / len(same)
-    found = evaluate(words(model, "--do_eval", f"--validation_file={tmp_path / 'swapped.json'}"))
-    for key in ("order_consistency", "order_gap", "both_orders_accuracy"):
-        assert found[f"eval_{key}"] == pytest.approx(metrics[f"eval_{key}"])
-    out = capsys.readouterr().out
-    assert f"both orders     {sum(same) / len(same):.4f} of the pairs are answered alike" in out
-    assert re.search(r"^confusion +answered .* +precision +recall +F1$", out, re.MULTILINE)
-
-
-def test_two_models_are_compared_on_the_same_pairs(arguments, model, tmp_path, capsys):
-    train(arguments("--prefix_cache=off", "--seed=5", f"--output_dir={tmp_path / 'other'}"))
-    test = evaluate(words(model, "--do_eval", f"--against={tmp_path / 'other'}"))["eval_mcnemar"]
-    first, second = (
-        json.loads((folder / "all_results.json").read_text())["eval_accuracy"] for folder in (model, tmp_path / "other")
-    )
-    assert (test["only_first_right"] - test["only_second_right"]) / 30 == pytest.approx(first - second)
-    assert test["difference"] == pytest.approx(first - second)
-    assert test["difference_low"] <= test["difference"] <= test["difference_high"]
-    out = capsys.readouterr().out
-    assert "McNemar p = " in out
-    assert re.search(r"^difference +[+-]\d+\.\d\d points \(95 % interval ", out, re.MULTILINE)
-    with pytest.raises(UserError, match=r"^--against \S+ no such folder"):
-        evaluate(words(model, "--do_eval", "--against=/missing"))

@@ -5,14 +5,111 @@ import pytest
 
 from recipe.arguments import DataArguments
 from recipe.data.opening import open_split
-from recipe.data.pairs import UNLABELLED, RowRules, check_pair
+from recipe.data.pairs import UNLABELLED, RowRules, check_pair, names_of_ids
 from recipe.data.splits import iterate
 from recipe.errors import BadRow, UserError
+from recipe.rows.sentences import LONGEST
 from recipe.rows.tables import TableRow
 from tests.utils import make_scored, write_jsonl
 
 PAIR = {"sentence1": "花呗", "sentence2": "借呗"}
 SCORES, UNSCORED = RowRules(["score"], True), RowRules(["score"], False)
+WRONG = [True, "3.8", float("nan"), float("inf"), -100, -100.0, 1e19, 10**400, [1], {"a": 1}, "same"]
+GOOD = {"sentence1": "花呗怎么还", "sentence2": "怎么还花呗", "label": "1"}
+
+
+@pytest.mark.parametrize("label", ["1", 1])
+def test_labels_as_text_or_number(label):
+    assert check_pair("f:1", {**GOOD, "label": label}, RowRules(["0", "1"], True))["label"] == 1
+
+
+def test_named_labels_by_name_or_id():
+    names = ["contradiction", "neutral", "entailment"]
+    assert check_pair("f:1", {**GOOD, "label": "entailment"}, RowRules(names, True))["label"] == 2
+    assert check_pair("f:1", {**GOOD, "label": 2}, RowRules(names, True))["label"] == 2
+
+
+def test_labels_are_matched_by_what_a_csv_file_would_hold():
+    def label(value, names, **options):
+        return check_pair("f:1", {**GOOD, "label": value}, RowRules(names, True, **options))["label"]
+
+    for value, text in [(1.0, "1.0"), (True, "true"), (True, "True"), ("1.0", "1.0"), (1, "1")]:
+        assert label(value, ["no", text]) == 1
+    assert label(-1, ["-1", "1"]) == 0  # a label that is called so, not a missing one
+    assert check_pair("f:1", {**GOOD, "label": "-1"}, RowRules(["-1", "1"], labelled=False))["label"] == 0
+    for names in (["-1", "1"], ["0.5", "1.5"]):
+        with pytest.raises(UserError, match=r"label is 0; .* is expected \(--label_names; --on_bad_row skip"):
+            label(0, names)  # names that are numbers are never taken for ids
+
+
+@pytest.mark.parametrize(
+    ("class_names", "label_names", "expected"),
+    [
+        (["1", "0"], ["1", "0"], [0, 1]),
+        (["1", "0"], ["0", "1"], [1, 0]),
+        (["1", "2", "3"], ["1", "2", "3"], [0, 1]),
+        (["0", "1"], ["different", "same"], [0, 1]),
+    ],
+)
+def test_a_whole_number_of_a_class_label_is_an_id(class_names, label_names, expected):
+    known = names_of_ids("data", class_names, label_names)
+    found = [check_pair("f:1", {**GOOD, "label": i}, RowRules(label_names, True, known))["label"] for i in (0, 1)]
+    assert found == expected
+    for value in (len(class_names), -1):
+        with pytest.raises(UserError, match=f"label is {value}"):
+            check_pair("f:1", {**GOOD, "label": value}, RowRules(label_names, True, known))
+    assert check_pair("f:1", {**GOOD, "label": -1}, RowRules(label_names, False, known))["label"] == UNLABELLED
+
+
+def test_names_that_are_neither_the_datas_nor_as_many_are_refused():
+    for names in (["a", "b"], ["1", "x", "y"]):
+        with pytest.raises(UserError, match=r"--label_names .*: data has the labels 1 2 3; these, or as many other"):
+            names_of_ids("data", ["1", "2", "3"], names)
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b", "\ufeff \u00ad", "\x07\x1b", "\ufffd", "\ue000", "\u0301\ufe0f", "\u3164", "\u2028"]
+)
+def test_a_sentence_that_shows_nothing_is_no_sentence(text):
+    with pytest.raises(UserError, match=r"f:1: sentence2 (has no visible character: '\\|is empty)"):
+        check_pair("f:1", {**GOOD, "sentence2": text}, RowRules(["0", "1"], True))
+    assert check_pair("f:1", {**GOOD, "sentence2": f"{text}花"}, RowRules(["0", "1"], True))["sentence2"] == f"{text}花"
+
+
+@pytest.mark.parametrize("label", [None, -1, "-1", ""])
+def test_a_test_split_needs_no_labels(label):
+    assert check_pair("f:1", {**GOOD, "label": label}, RowRules(["0", "1"], False))["label"] == UNLABELLED
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"label": "2"}, "label is '2'; 0 or 1 is expected"),
+        ({"label": None}, "label is None"),
+        ({"label": -1}, "label is -1"),
+        ({"label": True}, "label is True"),
+        ({"label": 1.0}, "label is 1.0"),
+        ({"label": [1]}, "label is [1]"),
+        ({"sentence1": ""}, "sentence1 is empty"),
+        ({"sentence2": " \u3000 "}, "sentence2 is empty"),
+        ({"sentence1": 5}, "sentence1 is 5; a string is expected"),
+        ({"sentence2": None}, "sentence2 is None"),
+        ({"sentence1": "\ud83d"}, "lone surrogate"),
+        ({"sentence1": "a" * (LONGEST + 1)}, "sentence1 has 1,000,001 characters; at most 1,000,000 are expected"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_refused(change, told):
+    with pytest.raises(UserError) as error:
+        check_pair("f.json:7", {**GOOD, **change}, RowRules(["0", "1"], True))
+    assert str(error.value).startswith("f.json:7: ")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["sentence1", "sentence2", "label"])
+def test_a_missing_key_is_named(missing):
+    record = {key: value for key, value in GOOD.items() if key != missing}
+    with pytest.raises(UserError, match=f"f:1: no '{missing}' among the keys"):
+        check_pair("f:1", record, RowRules(["0", "1"], True))
 
 
 def scores_of(path, **flags):
@@ -28,9 +125,6 @@ def test_a_score_is_a_number(label):
         assert (type(found), found) == (float, label)
         for text in (str(label), f" {label!r} ", f"{label:e}"):
             assert check_pair("f:1", TableRow(PAIR, label=text), rules)["label"] == pytest.approx(label)
-
-
-WRONG = [True, "3.8", float("nan"), float("inf"), -100, -100.0, 1e19, 10**400, [1], {"a": 1}, "same"]
 
 
 @pytest.mark.parametrize("label", WRONG)
