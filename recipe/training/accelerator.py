@@ -20,7 +20,8 @@ BACKEND = "inductor"
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU."""
+    """Free memory of a GPU, once the allocator has given back what the encoding pass and the prefix no longer use."""
+    torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
 
 
@@ -44,8 +45,15 @@ def place_caches(caches: list[PrefixCache], args: FreezeTrainingArguments) -> li
     return [replace(cache, pad_to_multiple_of=PAD_TO_MULTIPLE_OF) for cache in caches]
 
 
-def compile_tail(model: BertForPairwiseCLS) -> None:
-    """Have training run the tail compiled. Each length of batch is compiled, and on a GPU captured, once."""
-    mode = "reduce-overhead" if BACKEND == "inductor" else None
+def compile_tail(model: BertForPairwiseCLS, accumulation: int) -> None:
+    """Have training run the tail compiled. Each length of batch is compiled, and on a GPU captured, once.
+
+    Where several micro-batches make a step, it is compiled and not captured: a replay of backward writes its gradients
+    where the last one's lie, which are still to be added to (torch.compiler's notes on CUDA graph trees).
+
+    Args:
+        accumulation: micro-batches of an optimizer step.
+    """
+    mode = "reduce-overhead" if BACKEND == "inductor" and accumulation == 1 else None
     allow_recompiles(GRAPHS)
     model.compiled_tail = torch.compile(model.run_tail, backend=BACKEND, mode=mode, dynamic=False)

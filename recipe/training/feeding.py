@@ -95,7 +95,7 @@ def _feed(
             caches = place_caches([each.cache for each in cached], args)
             cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
             if args.compile_tail == "on":
-                compile_tail(model)
+                compile_tail(model, args.gradient_accumulation_steps)
         train = cached[0]
         trainer.train_dataset = ordered(lambda: train, train.length, len(train.lengths), arguments)
         trainer.eval_dataset = cached[1].sorted_pairs() if len(cached) > 1 else None

@@ -68,6 +68,22 @@ def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_pa
     assert manifest["prefix"]["compiled"] is True
 
 
+def test_free_memory_is_read_once_the_allocator_has_given_back_what_it_keeps(monkeypatch):
+    called = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("given back"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500 * len(called), 1000))
+    assert gpu.free_bytes(torch.device("cuda")) == 500
+
+
+@pytest.mark.parametrize(("accumulation", "mode"), [(1, "reduce-overhead"), (2, None)])
+def test_gradients_that_wait_for_another_micro_batch_are_in_no_cuda_graph(arguments, monkeypatch, accumulation, mode):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: asked.append(options["mode"]) or function)
+    words = (f"--gradient_accumulation_steps={accumulation}", "--max_steps=1", "--eval_strategy=no")
+    train(arguments("--compile_tail=on", "--prefix_cache=on", *words))
+    assert asked == [mode]
+
+
 def test_a_tail_that_is_not_compiled_is_said_to_be_so(arguments, capsys):
     train(arguments("--compile_tail=on", "--prefix_cache=off", "--eval_strategy=no", "--max_steps=1"))
     assert "note: --compile_tail compiles nothing" in capsys.readouterr().out
