@@ -4,6 +4,7 @@ import pytest
 from transformers import AutoTokenizer, BertConfig
 
 from benchmarks.batches import at_quantiles, epoch_batches, eval_batches, examples, lengths_of, make_model
+from benchmarks.loss_curves import draw, read_curve
 from benchmarks.report import TARGETS, compare, print_table
 from benchmarks.rows import ROWS, default_keys
 from benchmarks.scale import write_pairs
@@ -69,3 +70,16 @@ def test_generated_pairs_are_pairs_in_shards(tmp_path):
     assert (split.rows, split.shards) == (100, 7)
     line = (tmp_path / "data" / "train-0.jsonl").read_text().splitlines()[0]
     assert json.loads(line).keys() == {"sentence1", "sentence2", "label"}
+
+
+def test_a_loss_curve_is_what_the_trainer_logged(tmp_path):
+    logged = [
+        {"epoch": 0.5, "loss": 0.6, "learning_rate": 1e-4},
+        {"epoch": 1.0, "loss": 0.5},
+        {"epoch": 1.0, "eval_loss": 0.55},
+    ]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": logged}))
+    assert read_curve(tmp_path, "loss") == [(0.5, 0.6), (1.0, 0.5)]
+    assert read_curve(tmp_path, "eval_loss") == [(1.0, 0.55)]
+    draw({"float32": [tmp_path], "bfloat16": [tmp_path, tmp_path]}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

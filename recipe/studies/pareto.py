@@ -32,7 +32,7 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
         axes.errorbar([x], [y], yerr=[row.half or 0.0], color=color, marker="o", capsize=3)
         values = [point["accuracy"] for point in row.points.values()]
         axes.plot([x] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
-        below = number % 2 and len(rows) > 6  # so that neighbours' names do not cover each other
+        below = number % 2 == 0 or len(rows) <= 6  # below the front, which rises; many names would cover each other
         axes.annotate(
             names[number],
             (x, y),
