@@ -114,8 +114,6 @@ def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{reason}; remove it, and they are made anew") from None
 
 
-def read_right(folder: Path, planned: Planned, seed: int) -> np.ndarray:
-    """Which validation pairs a point's model answered rightly, (pairs,)."""
-    probabilities, labels = read_answers(folder / PREDICTIONS / f"{planned.place(seed)}.npz")
-    right: np.ndarray = probabilities.argmax(-1) == labels
-    return right
+def answers_of(folder: Path, planned: Planned, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a point's model answered to the validation split, as `read_answers` has it."""
+    return read_answers(folder / PREDICTIONS / f"{planned.place(seed)}.npz")

@@ -16,6 +16,7 @@ class Row(NamedTuple):
     name: str  # as it is typed
     points: dict[int, dict[str, Any]]  # by seed
     right: dict[int, np.ndarray]  # by seed, which validation pairs were answered rightly
+    together: float | None = None  # accuracy of the seeds' mean probabilities, where it is known
 
     def mean(self, part: str) -> float:
         """The seeds' mean of one of a point's figures; NaN where one has none."""
@@ -31,6 +32,18 @@ class Row(NamedTuple):
     def core_minutes(self) -> float:
         """Minutes of training a run, times threads; the prefix's states were there."""
         return float(np.mean([each["train_seconds"] * each["threads"] / 60 for each in self.points.values()]))
+
+
+def together(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """Accuracy, in percent, of an ensemble: the mean of the seeds' probabilities; None of a single seed.
+
+    Args:
+        answers: each seed's probabilities (examples, labels), and the labels (examples,).
+    """
+    if len(answers) == 1:
+        return None
+    mean = np.mean([probabilities for probabilities, _ in answers], axis=0)
+    return 100 * float((mean.argmax(-1) == answers[0][1]).mean())
 
 
 def reference_of(rows: Sequence[Row], reference: str) -> Row:
@@ -51,13 +64,16 @@ def format_table(rows: Sequence[Row], reference: Row) -> str:
     """A line a setting: what is trained, accuracy, its paired difference from the reference, and what it costs."""
     flags, names = short_names(rows)
     wide = max(map(len, [flags, *names]))
-    head = f"{flags:<{wide}}{'trained':>13}{'accuracy':>10}{'+-':>6}{'seeds':>6}{'difference':>12}{'over seeds':>16}"
+    joined = any(row.together is not None for row in rows)
+    head = f"{flags:<{wide}}{'trained':>13}{'accuracy':>10}{'+-':>6}{'seeds':>6}" + f"{'together':>10}" * joined
+    head += f"{'difference':>12}{'over seeds':>16}"
     lines = [head + f"{'and pairs':>16}{'loss':>8}{'AUC':>7}{'core-min':>10}{'GB':>6}"]
     for name, row in zip(names, rows, strict=True):
         half = "-" if row.half is None else f"{row.half:.2f}"
+        both = f"{'-' if row.together is None else format(row.together, '.2f'):>10}" * joined
         lines.append(
             f"{name:<{wide}}{row.mean('trainable_parameters'):>13,.0f}{row.mean('accuracy'):>10.2f}{half:>6}"
-            f"{len(row.points):>6}{_against(row, reference)}{row.mean('loss'):>8.4f}{row.mean('roc_auc'):>7.3f}"
+            f"{len(row.points):>6}{both}{_against(row, reference)}{row.mean('loss'):>8.4f}{row.mean('roc_auc'):>7.3f}"
             f"{row.core_minutes:>10.2f}{row.mean('peak_memory_bytes') / 1e9:>6.2f}"
         )
     points = [point for row in rows for point in row.points.values()]

@@ -24,9 +24,9 @@ from recipe.process.streams import tell
 from recipe.reporting.outputs import check_free, staged
 from recipe.studies.pareto import draw_sweep
 from recipe.studies.planning import Planned, plan
-from recipe.studies.points import LOG, RESULTS, find_or_train, open_record, read_right
+from recipe.studies.points import LOG, RESULTS, answers_of, find_or_train, open_record
 from recipe.studies.settings import Setting, groups, over_depths, parse_over
-from recipe.studies.summary import Row, format_table, recommend, reference_of
+from recipe.studies.summary import Row, format_table, recommend, reference_of, together
 from recipe.system.folder_lock import locked
 
 FIGURE = "sweep.png"
@@ -121,8 +121,9 @@ def _train_all(
 
 def _row(folder: Path, record: dict[str, Any], planned: Planned, seeds: Sequence[int]) -> Row:
     points = {point["seed"]: point for point in record["points"] if point["key"] == planned.key}
-    right = {seed: read_right(folder, planned, seed) for seed in seeds}
-    return Row(planned.setting.name, {seed: points[seed] for seed in seeds}, right)
+    answers = {seed: answers_of(folder, planned, seed) for seed in seeds}
+    right = {seed: probabilities.argmax(-1) == labels for seed, (probabilities, labels) in answers.items()}
+    return Row(planned.setting.name, {seed: points[seed] for seed in seeds}, right, together(list(answers.values())))
 
 
 def build_parser() -> OneLineParser:

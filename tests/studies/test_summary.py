@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recipe.studies.pareto import draw_sweep, front
-from recipe.studies.summary import Row, format_table, recommend, reference_of, short_names
+from recipe.studies.summary import Row, format_table, recommend, reference_of, short_names, together
 
 PAIRS = 1000
 
@@ -56,6 +56,10 @@ def test_the_table_says_what_is_compared_with_what():
     assert first.split() == ["0-7", "1,000", "71.50", "6.35", "2", "-", "-", "-", "0.5000", "0.700", "2.00", "1.00"]
     assert second.split()[:9] == ["0-9", "1,000", "70.00", "0.00", "2", "-1.50", "-7.85", "to", "+4.85"]
     assert second.split()[-3:] == ["nan", "2.00", "1.00"]
+    joined = format_table([rows[0]._replace(together=73.0), rows[1]], rows[0]).splitlines()
+    assert [line.split()[5] for line in joined[1:3]] == ["73.00", "-"]
+    assert "together" in joined[0]
+    assert "together" not in head
     assert rest[0] == "4 runs in 360 s, 20 s of it encoding"
     assert rest[1].startswith("difference: from freeze_layers=0-7 learning_rate=1e-4, the same seeds")
     assert reference_of(rows[::-1], "best") is rows[0]
@@ -74,3 +78,11 @@ def test_the_front_is_what_nothing_beats_in_both(tmp_path):
     assert [each.name for each in front([slow, beaten, quick])] == ["a=1", "a=2"]
     draw_sweep([slow, beaten, quick], 69.0, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_seeds_that_err_on_different_pairs_are_right_together():
+    labels = np.array([0, 1, 1, 0])
+    one = np.array([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.4, 0.6]])
+    other = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.45, 0.55]])
+    assert together([(one, labels), (other, labels)]) == 75
+    assert together([(one, labels)]) is None
