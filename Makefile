@@ -17,6 +17,10 @@ KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
+# A folder as one word of the shell, its spaces escaped.
+NOTHING :=
+escaped = $(subst $(NOTHING) $(NOTHING),\ ,$(1))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train eval predict sweep tune audit check-data export app cache clean-cache bench bench-scale test torture lint clean
 
@@ -39,10 +43,10 @@ train: $(VENV)/.ready ## train bert-base-chinese on AFQMC, both from the Hub
 	$(BIN)/python run_freeze.py configs/afqmc.yaml
 
 eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs/..., else the newest; AGAINST=outputs/...)
-	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(RUN)) $(if $(AGAINST),--against $(AGAINST))
+	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(call escaped,$(RUN))) $(if $(AGAINST),--against $(call escaped,$(AGAINST)))
 
 predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's submission file (RUN=outputs/...)
-	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(RUN))
+	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(call escaped,$(RUN)))
 
 sweep: $(VENV)/.ready ## settings compared by paired seeds, on the demo (CONFIG=..., DEPTHS="8 10 12" or OVER="flag=a,b ...", SEEDS="42 43")
 	$(BIN)/python -m recipe.studies.sweep $(CONFIG) $(if $(OVER),--over $(OVER),--depths $(DEPTHS)) $(if $(SEEDS),--seeds $(SEEDS))
@@ -60,11 +64,11 @@ check-data: $(VENV)/.ready ## labels, lengths and repeats of a run's data, its c
 
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'
-	$(BIN)/python -m recipe.serving.export $(if $(RUN),--model_name_or_path $(RUN))
+	$(BIN)/python -m recipe.serving.export $(if $(RUN),--model_name_or_path $(call escaped,$(RUN)))
 
 app: $(VENV)/.ready ## a saved model in the browser, on http://127.0.0.1:7860 (RUN=outputs/..., else the newest); SPACE=FOLDER writes it as a Space
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app]'
-	$(BIN)/python -m recipe.serving.app $(if $(RUN),--model_name_or_path $(RUN)) $(if $(SPACE),--space $(SPACE))
+	$(BIN)/python -m recipe.serving.app $(if $(RUN),--model_name_or_path $(call escaped,$(RUN))) $(if $(SPACE),--space $(call escaped,$(SPACE)))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.commands.prefix_cache list

@@ -1,4 +1,6 @@
 import re
+import shlex
+import subprocess
 import tomllib
 
 import pytest
@@ -27,6 +29,22 @@ def test_torch_is_pinned_to_what_finds_a_cpu_wheel():
 def test_every_target_of_the_readme_is_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) - {"and"} <= targets
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("eval RUN='my run' AGAINST=other", ["--do_eval", "--model_name_or_path", "my run", "--against", "other"]),
+        ("predict RUN='my run'", ["--do_predict", "--model_name_or_path", "my run"]),
+        ("export RUN='my run'", ["--model_name_or_path", "my run"]),
+        ("app RUN='my run' SPACE='my space'", ["--model_name_or_path", "my run", "--space", "my space"]),
+        ("eval", ["--do_eval"]),
+    ],
+)
+def test_a_target_takes_a_folder_with_spaces_in_its_name(words, flags):
+    done = subprocess.run(["make", "-n", *shlex.split(words)], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = shlex.split(done.stdout.splitlines()[-1])
+    assert command[next(place for place, word in enumerate(command) if word.startswith("--")) :] == flags
 
 
 def bash_commands(name):

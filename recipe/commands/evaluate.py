@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     for line in [*split.left_out(), *split.notes]:
         say(args, f"note: {line}")
     say(args, format_evaluation(metrics, arguments.model, list(split.label_names)))
-    say(args, f"results         {path}\nnext            make predict RUN={arguments.model.model_name_or_path}")
+    say(args, f"results         {path}\nnext            make predict RUN={shlex.quote(arguments.model.name)}")
     return metrics
 
 

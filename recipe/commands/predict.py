@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -136,7 +137,7 @@ def _finish(arguments: RecipeArguments, split: Split, partial: Path, rows: int, 
     say(args, f"predictions     {path}: {rows:,} {split.unit} of {what}")
     if submission is not None:
         say(args, submission)
-    say(args, f"next            make export RUN={arguments.model.model_name_or_path}")
+    say(args, f"next            make export RUN={shlex.quote(arguments.model.name)}")
 
 
 @contextlib.contextmanager

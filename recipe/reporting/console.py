@@ -1,6 +1,7 @@
 """What a run says of itself: the freeze plan, the closing summary, and run.json."""
 
 import contextlib
+import shlex
 import sys
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -84,7 +85,7 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     lines.append(f"time            {report.total_seconds:.0f} s: {parts}")
     lines.append(f"peak memory     {describe_memory(report)}")
     lines.append(f"model           {shown(str(output_dir))}")
-    lines.append(f"next            make eval RUN={shown(str(output_dir))}")
+    lines.append(f"next            make eval RUN={shown(shlex.quote(str(output_dir)))}")
     return "\n".join(lines)
 
 
@@ -129,6 +130,6 @@ def format_finished(output_dir: str | None) -> str:
     return "\n".join(
         [
             f"{output_dir}: this run has finished{score}; to train it anew: --resume never",
-            f"next            make eval RUN={output_dir}",
+            f"next            make eval RUN={shlex.quote(str(output_dir))}",
         ]
     )

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -107,7 +108,8 @@ def write_space(arguments: RecipeArguments, name: str, sentences: bool) -> None:
         _copy_run(run, staging / "model" / title, data, arguments)
     said = f"{len(rows)} rows of the validation split among it" if rows else "no sentences among it"
     say(arguments.training, f"space           {name}: {said}")
-    say(arguments.training, f"next            python {name}/app.py; hf upload OWNER/NAME {name} . --type space")
+    commands = f"python {shlex.quote(name)}/app.py; hf upload OWNER/NAME {shlex.quote(name)} . --type space"
+    say(arguments.training, f"next            {commands}")
 
 
 def _shown_rows(scored: Scored, data: DataArguments) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ search goes on from it; a trial that falls behind the others is pruned after an 
 """
 
 import dataclasses
+import shlex
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     say(args, f"pruned          {pruned}")
     say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in params.items())}")
     say(args, f"note            validation was searched on, so this {metric} flatters the settings")
-    say(args, f"next            python run_freeze.py {best}")
+    say(args, f"next            python run_freeze.py {shlex.quote(str(best))}")
     return params
 
 

@@ -57,6 +57,14 @@ def test_the_test_split_without_labels_is_answered_and_made_a_submission(model, 
     assert "20 lines, one for each row" in capsys.readouterr().out
 
 
+def test_the_next_command_can_be_pasted_where_the_folder_has_spaces(model, capsys):
+    model = model.rename(model.parent / "my run")
+    evaluate(words(model, "--do_eval"))
+    assert capsys.readouterr().out.splitlines()[-1] == f"next            make predict RUN='{model}'"
+    predict(words(model, "--do_predict"))
+    assert capsys.readouterr().out.splitlines()[-1] == f"next            make export RUN='{model}'"
+
+
 def test_standard_input_to_standard_output(model, monkeypatch, capsys):
     class Input:
         buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())

@@ -1,7 +1,7 @@
 import pytest
 
 from recipe.model.freezing import FreezePlan, PlanRow
-from recipe.reporting.console import RunReport, format_plan, format_summary
+from recipe.reporting.console import RunReport, format_finished, format_plan, format_summary
 
 PLAN = FreezePlan(
     [
@@ -29,6 +29,12 @@ def test_summary_says_when_nothing_was_learned(accuracy, verdict):
     assert ("does NOT beat" in text) is verdict
     assert "after epoch 2 (majority 0.6900)" in text
     assert text.splitlines()[-1] == "next            make eval RUN=outputs/x"
+
+
+def test_the_next_command_can_be_pasted_where_the_folder_has_spaces():
+    next_line = "next            make eval RUN='my drive/x'"
+    assert format_summary(RunReport(PLAN, {}, 0.0), "my drive/x").splitlines()[-1] == next_line
+    assert format_finished("my drive/x").splitlines()[-1] == next_line
 
 
 def test_the_best_by_another_metric_is_not_called_the_best_accuracy():

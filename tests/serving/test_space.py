@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -140,6 +141,15 @@ def test_a_space_is_whole_and_tells_of_no_machine_and_no_more_than_the_page_show
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["app"]]
     assert pins == {name: version(name).partition("+")[0] for name in (re.split("[<>=]", line)[0] for line in needed)}
+
+
+def test_the_next_commands_can_be_pasted_where_the_folder_has_spaces(run, tmp_path, capsys):
+    folder = tmp_path / "my space"
+    write_space(words(run), str(folder), sentences=False)
+    told = capsys.readouterr().out.splitlines()[-1].removeprefix("next").split("; ")
+    commands = [shlex.split(command) for command in told]
+    assert commands[0] == ["python", str(folder / "app.py")]
+    assert commands[1] == ["hf", "upload", "OWNER/NAME", str(folder), ".", "--type", "space"]
 
 
 def test_sentences_stay_here_where_that_is_asked_for(run, tmp_path):
