@@ -1,5 +1,6 @@
 """The end of a command: one line on standard error and a status, whatever it was that ended it."""
 
+import gc
 import os
 import signal
 import sys
@@ -64,6 +65,9 @@ def ending_at_once() -> Iterator[None]:
 
 def _end_in_order() -> None:
     if signal.getsignal(signal.SIGINT) is _end:
+        # What the imports left is in no later collection: one takes a third of a second, in which Ctrl-C waits and then
+        # is raised in the first finalizer, where Python warns of it and goes on. A cycle of regex's has such a one.
+        gc.freeze()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -52,3 +52,15 @@ def test_ctrl_c_is_an_error_like_others_once_the_imports_are_done():
     assert (done.returncode, done.stdout, done.stderr) == (130, b"tidied\n", b"-c: interrupted\n")
     code = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nend_at_once()\nsignal.raise_signal(signal.SIGINT)"
     assert run_code(f"{start}{code}", "").returncode == 0  # as behind nohup or `&`
+
+
+def test_ctrl_c_is_not_lost_in_a_finalizer_of_what_the_imports_left():
+    """It waits for a collection's end, and Python goes on where it is raised in a finalizer."""
+    code = "import gc, signal\nfrom recipe.process.exiting import end_at_once\nend_at_once()\ngc.disable()\n"
+    code += "class Group:\n    def __init__(self):\n        self.itself = self\n"
+    code += "    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\nGroup()\n"
+    code += (
+        "def main():\n    gc.collect()\n    print('collected', flush=True)\n    signal.raise_signal(signal.SIGINT)\n"
+    )
+    done = run_code(f"{code}exit_on_error(main)", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"collected\n", b"-c: interrupted\n")
