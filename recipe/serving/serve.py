@@ -7,8 +7,11 @@ A model of single sentences takes rows without sentence2.
 """
 
 import json
+import signal
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import onnxruntime
@@ -41,10 +44,43 @@ def answer(pairs: list[tuple[str, str] | str]) -> np.ndarray:
     return found
 
 
-if __name__ == "__main__":
-    rows = [json.loads(line) for line in sys.stdin if line.strip()]
-    texts = [(row["sentence1"], row["sentence2"]) if "sentence2" in row else row["sentence1"] for row in rows]
-    for row, found in zip(rows, answer(texts), strict=True):
+def read_pairs(lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], tuple[str, str] | str]]:
+    """Each line's row and its sentences; the first line that has none ends the script."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            texts = [row[key] for key in ("sentence1", "sentence2") if key in row or key == "sentence1"]
+            "".join(texts).encode()  # which half a character cannot be
+        except (ValueError, TypeError, KeyError):
+            said = line.strip()[:80].decode(errors="replace")
+            refuse(f"standard input:{number}: {said!r}: JSON with text as sentence1 and sentence2 is expected")
+        yield row, (texts[0], texts[1]) if len(texts) > 1 else texts[0]
+
+
+def refuse(problem: str) -> NoReturn:
+    """End by one line, with the status of a user's error."""
+    print(f"serve.py: error: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Answer what is on standard input."""
+    # Ctrl-C, and a reader that wants no more, end it as they end a shell's tools; behind nohup Ctrl-C is ignored.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for word in sys.argv[1:]:
+        if word != "--int8":
+            refuse(f"{word}: --int8 is the only flag; pairs come on standard input: serve.py < pairs.jsonl")
+    pairs = list(read_pairs(sys.stdin.buffer))
+    for (row, _), found in zip(pairs, answer([texts for _, texts in pairs]), strict=True):
         best = round(float(found.max()), 6)
         label = {"prediction": best} if SCORES else {"prediction": NAMES[found.argmax()], "probability": best}
         print(json.dumps(row | label, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

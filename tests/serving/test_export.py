@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -39,6 +40,11 @@ def answers_of(run):
     """What --do_predict answers to the validation split."""
     predict(parse(["--do_predict", f"--model_name_or_path={run}", "--use_cpu", "--eval_split=validation"]))
     return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+def serve(run, *flags, **options):
+    """The script of the run's onnx/, called."""
+    return subprocess.run([sys.executable, str(run / "onnx" / "serve.py"), *flags], capture_output=True, **options)
 
 
 def test_each_form_answers_as_the_model_does(run, pairs_dir, capsys):
@@ -102,6 +108,45 @@ def test_the_script_needs_neither_torch_nor_transformers(run, pairs_dir, tmp_pat
     assert mine == pytest.approx(theirs, abs=within)
 
 
+def test_what_the_script_cannot_answer_is_one_line_with_its_place(run):
+    export(words(run))
+    pair, expected = b'{"sentence1": "a", "sentence2": "b"}\n', "JSON with text as sentence1 and sentence2 is expected"
+    for line, said in [
+        (b"a,b", "'a,b'"),
+        ('{"问题一": "a"}'.encode(), """'{"问题一": "a"}'"""),
+        (b'{"sentence1": "a", "sentence2": null}', """'{"sentence1": "a", "sentence2": null}'"""),
+        (b'{"sentence1": "\\ud800", "sentence2": "b"}', None),
+        (b'["a", "b"]', None),
+        (b"\xff", None),
+    ]:
+        done = serve(run, input=pair + b"\n" + line)
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+        assert re.fullmatch(f"serve.py: error: standard input:3: .*: {expected}\n", done.stderr.decode())
+        assert said is None or f" {said}: " in done.stderr.decode()
+    done = serve(run, "pairs.jsonl", input=pair)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(
+        b"serve.py: error: pairs.jsonl: --int8 is the only flag; pairs come on standard input"
+    )
+    assert serve(run, input=b"").stdout == b""
+
+
+def test_the_script_ends_by_a_signal_or_a_closed_pipe_without_a_word(run):
+    export(words(run))
+    command = [sys.executable, str(run / "onnx" / "serve.py")]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdin.write(b'{"sentence1": "a", "sentence2": "b"}\n' * 3000)  # more answers than a pipe holds
+        process.stdin.close()
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", -signal.SIGPIPE)
+    code = "import runpy, signal, sys\nclass Given:\n    buffer = (signal.raise_signal(signal.SIGINT) for _ in 'a')\n"
+    code += f"sys.stdin = Given\nrunpy.run_path({command[1]!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_a_form_that_answers_otherwise_is_not_written(run, monkeypatch):
     export(words(run))
     before = {name: (run / name).read_bytes() for name in ("onnx/model.onnx", "stock/model.safetensors")}
@@ -138,6 +183,7 @@ def test_scores_are_the_same_from_every_form(arguments, tmp_path, capsys):
     assert re.search(
         r"8 bits          Pearson 0.\d+, float32 0.\d+; scores differ by 0.\d+ on average over 40 pairs\n", told
     )
+    assert json.loads((run / "onnx" / "config.json").read_text())["problem_type"] == "regression"  # so no sigmoid
     expected = answers_of(run)
     scores, pairs = [row["prediction"] for row in expected], [(row["sentence1"], row["sentence2"]) for row in expected]
     assert max(scores) > 1  # which a sigmoid would not let stand
