@@ -138,7 +138,7 @@ def _label(where: str, record: Mapping[str, Any], rules: RowRules) -> int | floa
     names, column, value = rules.label_names, rules.columns.label, record.get(rules.columns.label)
     if len(names) == 1:
         found: int | float | None = _score(value, isinstance(record, TableRow))
-        expected, flag, none = f"a number other than {UNLABELLED}", "--task_type regression", [""]
+        expected, flag, none = _score_expected(value, isinstance(record, TableRow)), "--task_type regression", [""]
     else:
         name = _label_name(value, names, rules.class_names)
         found = names.index(name) if name in names else None
@@ -164,6 +164,16 @@ def _score(value: Any, in_table: bool) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) <= LARGEST and value != UNLABELLED else None
+
+
+def _score_expected(value: Any, in_table: bool) -> str:
+    """What a score is, in words that tell why a value that looks like one is none."""
+    why = ""
+    if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+        why = f", up to {LARGEST:g}," if in_table else ", without quotes,"
+    elif isinstance(value, (int, float)) and abs(value) > LARGEST:
+        why = f", up to {LARGEST:g},"
+    return f"a number other than {UNLABELLED}{why}"
 
 
 def _label_name(value: Any, label_names: Sequence[str], class_names: Sequence[str] | None) -> str:

@@ -130,14 +130,30 @@ def test_a_score_is_a_number(label):
 @pytest.mark.parametrize("label", WRONG)
 def test_what_is_no_score_is_an_error_with_its_place(label):
     for rules in (SCORES, UNSCORED):
-        with pytest.raises(BadRow, match=r"^f:1: label is .*; a number other than -100 is expected \(--task_type regr"):
+        with pytest.raises(BadRow, match=r"^f:1: label is .*; a number other than -100.* is expected \(--task_"):
             check_pair("f:1", {**PAIR, "label": label}, rules)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1_000", "３", "3,8", "0x10", "3.8 4", "-", "1e999", "-100"])
 def test_what_python_would_read_as_a_number_and_no_one_writes_is_none(text):
-    with pytest.raises(BadRow, match="a number other than -100 is expected"):
+    with pytest.raises(BadRow, match="a number other than -100"):
         check_pair("f:1", TableRow(PAIR, label=text), SCORES)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({**PAIR, "label": "3.5"}, "label is '3.5'; a number other than -100, without quotes, is expected"),
+        ({**PAIR, "label": 1e30}, "label is 1e+30; a number other than -100, up to 1e+18, is expected"),
+        (TableRow(PAIR, label="-1e30"), "label is '-1e30'; a number other than -100, up to 1e+18, is expected"),
+        ({**PAIR, "label": -100}, "label is -100; a number other than -100 is expected"),
+        (TableRow(PAIR, label="3,5"), "label is '3,5'; a number other than -100 is expected"),
+    ],
+)
+def test_of_what_looks_like_a_score_it_is_said_why_it_is_none(row, told):
+    with pytest.raises(BadRow) as raised:
+        check_pair("f:1", row, SCORES)
+    assert str(raised.value).startswith(f"f:1: {told} (--task_type regression")
 
 
 def test_a_missing_score_is_an_error_but_in_a_test_split():
