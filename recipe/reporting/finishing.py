@@ -19,7 +19,7 @@ from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.weights import whole
 from recipe.process.progress import say
-from recipe.process.text import one_line
+from recipe.process.text import one_line, without_logins
 from recipe.reporting.console import RunReport
 from recipe.reporting.model_card import Scored, write_card
 from recipe.reporting.outputs import NAMES, card_names, staged, write_model
@@ -155,12 +155,13 @@ def push(trainer: FreezeTrainer) -> None:
     own: dict[str, Any] = {"repo_id": trainer.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
     try:
         trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
-        HfApi().upload_folder(folder_path=args.folder, allow_patterns=[*NAMES, TENSORBOARD], **own)
+        commit = HfApi().upload_folder(folder_path=args.folder, allow_patterns=[*NAMES, TENSORBOARD], **own)
     except Exception as error:
         raise RunError(
             f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
             f"{args.output_dir}, and the same command pushes it"
         ) from error
+    say(args, f"pushed          {without_logins(commit.repo_url.url)}")
 
 
 def _warn(trainer: FreezeTrainer, what: str, error: Exception) -> None:

@@ -46,7 +46,7 @@ def beside(tmp_path):
     return folder
 
 
-def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_path, monkeypatch):
+def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_path, monkeypatch, capsys):
     pushed = tmp_path / "pushed"
     secret = ["--hub_token=hf_secret1", "--hub-token", "hf_secret2"]
     monkeypatch.setattr(sys, "argv", ["run_freeze.py", "--seed", "1", *secret, "--push_to_hub"])
@@ -66,7 +66,9 @@ def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_p
         predict(parse(["--do_predict", f"--model_name_or_path={beside}", "--use_cpu"]))
         there = {path.name for path in beside.iterdir()}
         assert {"predictions.jsonl", "afqmc_predict.json", "checkpoint-9"} <= there
+        assert "pushed" not in capsys.readouterr().out
         train(parsed)  # which has finished, and is pushed
+        assert capsys.readouterr().out.splitlines()[-1] == f"pushed          {endpoint}/someone/run"
         assert (beside / "model.safetensors").stat().st_mtime_ns == written
     found = {path.relative_to(pushed).as_posix() for path in pushed.rglob("*") if path.is_file()}
     assert [name for name in found - set(NAMES) if "/events.out.tfevents." not in name] == []
