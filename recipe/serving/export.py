@@ -7,6 +7,7 @@ which transformers and sentence-transformers' CrossEncoder load without this rec
 """
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -97,7 +98,8 @@ def export(arguments: RecipeArguments) -> Exported:
         raise RunError(f"{args.folder}: cannot be written: {error.strerror or error}") from error
     sizes = [(args.folder / "onnx" / name).stat().st_size / 1e6 for name in (ONNX, INT8)]
     say(args, f"onnx            {args.folder / 'onnx'}: {ONNX} {sizes[0]:,.1f} MB, {INT8} {sizes[1]:,.1f} MB")
-    say(args, f"without torch   python {args.folder / 'onnx' / SCRIPT} < pairs.jsonl  (--int8 for the small one)")
+    script = shlex.quote(str(args.folder / "onnx" / SCRIPT))
+    say(args, f"without torch   python {script} < pairs.jsonl  (--int8 for the small one)")
     say(args, f"stock           {args.folder / 'stock'}: transformers and CrossEncoder load it without remote code")
     parts = ", ".join(f"{name} within {value:.1e}" for name, value in found.differences.items())
     say(args, f"checked         logits of {len(mine.logits):,} pairs of {split.source}: {parts}")

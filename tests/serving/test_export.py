@@ -168,8 +168,11 @@ def test_another_runs_folder_is_left_alone(run):
 
 
 def test_pairs_without_labels_tell_how_many_are_answered_alike(run, capsys):
+    run = run.rename(run.parent / "my run")
     export(words(run, "--eval_split=test"))
-    assert "of the pairs are answered alike; they have no labels" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "of the pairs are answered alike; they have no labels" in told
+    assert f"without torch   python '{run / 'onnx' / 'serve.py'}' < pairs.jsonl" in told  # which can be pasted
 
 
 def test_scores_are_the_same_from_every_form(arguments, tmp_path, capsys):
