@@ -22,6 +22,7 @@ from recipe.errors import RunError, Stopped, UserError
 from recipe.evaluation.predictions import append, keep_whole
 from recipe.evaluation.submission import submission_name, submit
 from recipe.file_names import PARTIAL_PREDICTIONS, PREDICTIONS
+from recipe.model.base_model import open_base
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.process.progress import Progress, say
 from recipe.process.signals import stop_requests
@@ -51,6 +52,7 @@ def predict(arguments: RecipeArguments) -> None:
     """
     to_folder = arguments.data.test_file != "-" and arguments.training.process_index == 0
     folder = arguments.training.folder
+    open_base(arguments.model)  # or it is missing, which the lock's folder would hide: often it is the model's
     with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
         if to_folder:
             check_answers(folder, [PREDICTIONS, submission_name(arguments.data)])

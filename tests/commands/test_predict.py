@@ -65,6 +65,12 @@ def test_the_next_command_can_be_pasted_where_the_folder_has_spaces(model, capsy
     assert capsys.readouterr().out.splitlines()[-1] == f"next            make export RUN='{model}'"
 
 
+def test_a_run_that_is_not_there_is_said_to_be_so_and_not_made(tmp_path):
+    with pytest.raises(UserError, match=r"^--model_name_or_path \S+/none: no such folder"):
+        predict(words(tmp_path / "none", "--do_predict", f"--output_dir={tmp_path / 'none'}"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_standard_input_to_standard_output(model, monkeypatch, capsys):
     class Input:
         buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())
