@@ -3,11 +3,11 @@ import re
 
 import pytest
 
-from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import UserError
+from tests.commands.saved import words
 from tests.utils import write_jsonl
 
 
@@ -16,10 +16,6 @@ def model(arguments, tmp_path):
     """A run's folder."""
     train(arguments("--prefix_cache=off"))
     return tmp_path / "run"
-
-
-def words(model, *more):
-    return parse([f"--model_name_or_path={model}", "--use_cpu", *more])
 
 
 def test_evaluation_scores_any_split_and_says_what_it_is_not(model, pairs_dir, capsys):

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import pipeline
 
-from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import Stopped, UserError
+from tests.commands.saved import words
 from tests.utils import make_pairs, write_jsonl
 
 
@@ -23,10 +23,6 @@ def model(arguments, tmp_path):
     """A run's folder."""
     train(arguments("--prefix_cache=off"))
     return tmp_path / "run"
-
-
-def words(model, *more):
-    return parse([f"--model_name_or_path={model}", "--use_cpu", *more])
 
 
 def test_predictions_are_the_pipelines_in_the_splits_order(model, pairs_dir):
