@@ -17,7 +17,7 @@ KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
-# A folder as one word of the shell, its spaces escaped.
+# A path as one word of the shell, its spaces escaped.
 NOTHING :=
 escaped = $(subst $(NOTHING) $(NOTHING),\ ,$(1))
 
@@ -49,18 +49,18 @@ predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's 
 	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(call escaped,$(RUN)))
 
 sweep: $(VENV)/.ready ## settings compared by paired seeds, on the demo (CONFIG=..., DEPTHS="8 10 12" or OVER="flag=a,b ...", SEEDS="42 43")
-	$(BIN)/python -m recipe.studies.sweep $(CONFIG) $(if $(OVER),--over $(OVER),--depths $(DEPTHS)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python -m recipe.studies.sweep $(call escaped,$(CONFIG)) $(if $(OVER),--over $(OVER),--depths $(DEPTHS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on the demo (or CONFIG=..., TRIALS=20)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'
-	$(BIN)/python -m recipe.tuning.tune $(CONFIG) --trials $(TRIALS)
+	$(BIN)/python -m recipe.tuning.tune $(call escaped,$(CONFIG)) --trials $(TRIALS)
 
 audit: $(VENV)/.ready ## training labels that one should not trust, on the demo (or CONFIG=..., FOLDS=5)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
-	$(BIN)/python -m recipe.studies.audit $(CONFIG) --folds $(FOLDS)
+	$(BIN)/python -m recipe.studies.audit $(call escaped,$(CONFIG)) --folds $(FOLDS)
 
 check-data: $(VENV)/.ready ## labels, lengths and repeats of a run's data, its cache (CONFIG=...; SPLIT=0.1 makes a validation split)
-	$(BIN)/python -m recipe.commands.check_data $(CONFIG) $(if $(SPLIT),--split $(SPLIT))
+	$(BIN)/python -m recipe.commands.check_data $(call escaped,$(CONFIG)) $(if $(SPLIT),--split $(SPLIT))
 
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'

@@ -43,11 +43,22 @@ def test_every_target_of_the_readme_is_in_the_makefile():
     ],
 )
 def test_a_target_takes_a_folder_with_spaces_in_its_name(words, flags):
+    command = last_command(words)
+    assert command[next(place for place, word in enumerate(command) if word.startswith("--")) :] == flags
+
+
+@pytest.mark.parametrize("target", ["sweep", "tune", "audit", "check-data"])
+def test_a_target_takes_a_config_with_spaces_in_its_name(target):
+    command = last_command(f"{target} CONFIG='my configs/a b.yaml'")
+    assert command[3] == "my configs/a b.yaml"
+
+
+def last_command(words):
+    """The words of the last command that make would run."""
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     asked = ["make", "-n", *shlex.split(words)]  # under `make test` too
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True, env=alone)
-    command = shlex.split(done.stdout.splitlines()[-1])
-    assert command[next(place for place, word in enumerate(command) if word.startswith("--")) :] == flags
+    return shlex.split(done.stdout.splitlines()[-1])
 
 
 def bash_commands(name):
