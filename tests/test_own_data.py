@@ -42,9 +42,18 @@ def export(tmp_path, monkeypatch):
 def run(command, monkeypatch):
     """Run a command of the page in this process; it ends the process where it fails."""
     words = shlex.split(command)[1:]
-    module = words[1] if words[0] == "-m" else None
-    monkeypatch.setattr(sys, "argv", words[1:] if module else [str(ROOT / words[0]), *words[1:]])
-    runpy.run_module(module, run_name="__main__") if module else runpy.run_path(sys.argv[0], run_name="__main__")
+    if words[0] == "-m":
+        run_module(words[1], words[2:], monkeypatch)
+        return
+    monkeypatch.setattr(sys, "argv", [str(ROOT / words[0]), *words[1:]])
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def run_module(name, words, monkeypatch):
+    """python -m, as in a process of its own: another test may have imported the module, of which runpy warns."""
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    runpy.run_module(name, run_name="__main__")
 
 
 def test_every_command_of_the_walk(export, monkeypatch, capsys):
@@ -71,8 +80,7 @@ def test_the_chinese_page_has_the_same_blocks():
 
 def test_a_gbk_export_is_refused_with_the_command_that_converts_it(export, monkeypatch, capsys):
     (export / "questions.csv").write_bytes((export / "questions.csv").read_text(encoding="utf-8-sig").encode("gbk"))
-    monkeypatch.setattr(sys, "argv", ["check_data", "own.yaml"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("recipe.commands.check_data", run_name="__main__")
+        run_module("recipe.commands.check_data", ["own.yaml"], monkeypatch)
     assert ended.value.code == 2
     assert "iconv -f GB18030 -t UTF-8" in capsys.readouterr().err
