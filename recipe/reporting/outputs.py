@@ -48,8 +48,11 @@ def check_output(folder: Path, base: str) -> None:
     """
     try:
         str(folder.absolute()).encode()
+        folder.exists()
     except UnicodeEncodeError:
         raise UserError(f"--output_dir {folder}: its path is not UTF-8, which weights cannot be saved to") from None
+    except OSError as error:  # its name is too long
+        raise _not_writable("--output_dir", folder, error) from error
     if folder.is_dir() and Path(base).is_dir() and folder.samefile(base):
         raise UserError(f"--output_dir {folder}: the model to start from is there; name another folder")
     for name in NAMES:
@@ -97,21 +100,25 @@ def _begins_as_answers(path: Path) -> bool:
     return keys >= {"sentence1", "label", "prediction"} or keys == {"id", "label"} or bool(scores)
 
 
-def check_writable(folder: Path) -> None:
-    """Check that `folder` can be written to, or made; nothing of it stays.
+def check_writable(folder: Path, flag: str = "--output_dir") -> None:
+    """Check that `folder`, which `flag` names, can be written to, or made; nothing of it stays.
 
     Raises:
         UserError: it cannot.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with staging_folder(folder):
             pass
         for each in missing:
             each.rmdir()
     except OSError as error:
-        raise UserError(f"--output_dir {folder}: {error.strerror}; a folder that can be written is expected") from error
+        raise _not_writable(flag, folder, error) from error
+
+
+def _not_writable(flag: str, folder: Path, error: OSError) -> UserError:
+    return UserError(f"{flag} {folder}: {error.strerror}; a folder that can be written is expected")
 
 
 def _is_a_runs(folder: Path) -> bool:

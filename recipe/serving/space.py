@@ -19,6 +19,7 @@ from recipe.file_names import FIGURES, MODEL, RESULTS, RUN
 from recipe.process.progress import say, told_while_it_lasts
 from recipe.process.signals import stop_requests
 from recipe.reporting.model_card import Scored, mistakes
+from recipe.reporting.outputs import check_writable
 from recipe.rows.columns import Columns
 from recipe.serving.asking import ask_validation, examples, load_asked
 from recipe.system.files import whole_folder, write_json, write_text
@@ -82,11 +83,13 @@ def write_space(arguments: RecipeArguments, name: str, sentences: bool) -> None:
         sentences: whether those that the page shows of the validation split go along.
 
     Raises:
-        UserError: it is not new, the model is no run's folder, or its validation split cannot be read.
+        UserError: it is not new, or cannot be made, the model is no run's folder, or its validation split cannot be
+            read.
     """
     folder, run = Path(os.path.abspath(os.path.expanduser(name))), Path(arguments.model.name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--space {name}: it is there, and not an empty folder; name another one")
+    check_writable(folder, "--space")
     if not run.is_dir():
         raise UserError(f"--model_name_or_path {run}: the folder of a finished run is expected with --space")
     texts = {"requirements.txt": _requirements()}

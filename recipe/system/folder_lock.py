@@ -26,8 +26,8 @@ def locked(folder: Path, token: str = "", name: str = LOCK) -> Iterator[None]:
     Raises:
         UserError: another run holds it, or it cannot be written.
     """
-    made = not folder.exists()
     try:
+        made = not folder.exists()
         make_folder(folder)
         held = lock(folder / name, create=True)
         _claim(folder / name, held.handle, token)

@@ -24,9 +24,13 @@ def test_a_folder_with_somebody_elses_files_is_refused_before_anything_is_read(a
 def test_a_folder_is_tried_before_it_is_needed(tmp_path):
     (tmp_path / "file").touch()
     check_writable(tmp_path / "new" / "folder")
-    for place in (tmp_path / "file", tmp_path / "file" / "folder"):
-        with pytest.raises(UserError, match=rf"--output_dir {place}: .*; a folder that can be written is expected"):
-            check_writable(place)
+    long = tmp_path / ("x" * 300)
+    for place in (tmp_path / "file", tmp_path / "file" / "folder", long):
+        for flag in ("--output_dir", "--space"):
+            with pytest.raises(UserError, match=rf"^{flag} {place}: .*; a folder that can be written is expected$"):
+                check_writable(place, flag)
+    with pytest.raises(UserError, match=rf"^--output_dir {long}: File name too long; a folder that can be written is"):
+        check_output(long, "a/base")
     assert os.listdir(tmp_path) == ["file"]
 
 
