@@ -21,7 +21,7 @@ from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse
 from recipe.commands.describe_data import Read, describe, describe_cache, describe_overlap, padding
 from recipe.data.dividing import choose_validation, split_folder, tenths, write_division
-from recipe.data.opening import open_split, require_split
+from recipe.data.opening import open_split, require_split, split_paths
 from recipe.data.repeats import Texts
 from recipe.data.splits import Split, iterate, iterate_batches
 from recipe.errors import RunError, UserError
@@ -68,6 +68,9 @@ def _splits(arguments: RecipeArguments, divided: bool) -> Iterator[Split]:
     yield require_split(arguments.data, "train")
     if not divided:
         yield require_split(arguments.data, "validation")
+    else:
+        for path in split_paths(arguments.data, "validation")[:1]:
+            say(arguments.training, f"note: {path} is there and is not looked at: --split makes a validation split")
     try:
         test = open_split(arguments.data, "test")
     except UserError as error:

@@ -39,6 +39,8 @@ def describe(read: Read) -> Iterator[tuple[str, str]]:
     split, tokens, texts = read
     yield split.name, split.describe().partition(": ")[2]
     rows, labelled = len(tokens.labels), tokens.labels[tokens.labels != UNLABELLED].numpy()
+    if rows != split.rows:
+        yield "  rows", f"{rows:,} were read, where the data set's metadata says {split.rows:,}; a run refuses that"
     if len(labelled):
         yield "  labels", _scores(labelled) if split.regression else _classes(labelled, split.label_names, rows)
     if len(labelled) < rows:

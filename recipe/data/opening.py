@@ -20,7 +20,7 @@ def open_split(args: DataArguments, name: str) -> Split | None:
         UserError: there is no such data, it cannot be reached, or a row is not a pair (under --on_bad_row error).
     """
     limit = {"train": args.max_train_samples, "validation": args.max_eval_samples}.get(name)
-    paths = _split_paths(args, name)
+    paths = split_paths(args, name)
     if paths:
         return open_files(args, paths, name, limit)
     return None if _reads_files(args) else open_hub(args, name, limit)
@@ -30,7 +30,12 @@ def _reads_files(args: DataArguments) -> bool:
     return any([args.data_dir, args.train_file, args.validation_file, args.test_file])
 
 
-def _split_paths(args: DataArguments, name: str) -> list[Path]:
+def split_paths(args: DataArguments, name: str) -> list[Path]:
+    """The files that hold the split; none where it is the Hub's, or not there.
+
+    Raises:
+        UserError: a file that is named is not there, or the folder holds the split twice, or not all of its shards.
+    """
     named = getattr(args, f"{name}_file")
     if named is not None:
         return named_files(f"--{name}_file", named)

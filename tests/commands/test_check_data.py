@@ -61,6 +61,17 @@ def test_padding_is_what_the_first_epochs_batches_carry(arguments, split_tokens)
     assert padding(tokens, whole) == int(tokens.lengths.max()) * 70 / int(tokens.lengths.sum())
 
 
+def test_a_validation_split_that_is_there_already_is_said_to_be_passed_over(arguments, pairs_dir, tmp_path, capsys):
+    for name in ("train.json", "dev.json"):
+        (tmp_path / name).write_bytes((pairs_dir / name).read_bytes())
+    check_data.check_data(arguments(f"--data_dir={tmp_path}", "--prefix_cache=off"), share=0.2)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {tmp_path / 'dev.json'} is there and is not looked at: --split makes a validation split"]
+    check_data.check_data(arguments(f"--train_file={tmp_path / 'train.json'}", "--seed=1"), share=0.2)
+    # --data_dir of the fixture has one as well
+    assert f"note: {pairs_dir / 'dev.json'} is there and is not looked at" in capsys.readouterr().out
+
+
 def test_a_split_is_written_and_read_by_the_next_command(arguments, tmp_path, capsys):
     write_jsonl(tmp_path / "train.json", make_pairs(200))
     check_data.check_data(arguments(f"--data_dir={tmp_path}"), share=0.2)

@@ -9,6 +9,7 @@ import pytest
 from datasets.iterable_dataset import ExamplesIterable
 
 from recipe.arguments import DataArguments
+from recipe.commands.check_data import check_data
 from recipe.commands.train import train
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate
@@ -152,8 +153,9 @@ def test_a_hub_that_is_gone_in_the_middle_ends_the_run_in_a_line():
         list(iterate(examples))
 
 
-@pytest.mark.parametrize("cache", ["on", "off"])
-def test_metadata_that_promises_other_rows_is_found_out(arguments, afqmc, tmp_path, monkeypatch, cache):
+@pytest.fixture
+def promised(arguments, afqmc, tmp_path, monkeypatch):
+    """A function: extra words -> a run's arguments, on a Hub whose metadata promise 50 rows where there are 48."""
     (tmp_path / "wrong").mkdir()
     for path in (afqmc / "afqmc").iterdir():
         (tmp_path / "wrong" / "afqmc").mkdir(exist_ok=True)
@@ -162,17 +164,36 @@ def test_metadata_that_promises_other_rows_is_found_out(arguments, afqmc, tmp_pa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr("datasets.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    told = "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50"
+
+    def build(*words):
+        parsed = arguments(*words)
+        parsed.data.data_dir = None
+        return parsed
+
     with hub({"datasets/clue/clue": tmp_path / "wrong"}) as endpoint:
         ask(endpoint, monkeypatch)
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("datasets.config.HF_ENDPOINT", endpoint)
         template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        arguments = arguments(f"--prefix_cache={cache}")
-        arguments.data.data_dir = None
-        with pytest.raises(UserError, match=told):
-            train(arguments)
+        yield build
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_metadata_that_promises_other_rows_is_found_out(promised, cache):
+    told = "clue/clue afqmc train: 48 rows, where its metadata or an earlier pass said 50"
+    with pytest.raises(UserError, match=told):
+        train(promised(f"--prefix_cache={cache}"))
+
+
+def test_check_data_says_that_the_metadata_promise_other_rows(promised, capsys):
+    check_data(promised())
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == [
+        "train           50 pairs from clue/clue afqmc train",
+        "  rows          48 were read, where the data set's metadata says 50; a run refuses that",
+    ]
+    assert sum(line.startswith("  rows") for line in told) == 1  # validation has as many as it says
 
 
 def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
