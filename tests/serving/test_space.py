@@ -170,7 +170,7 @@ def test_what_cannot_be_a_space_is_refused_and_nothing_is_left(run, tiny_model, 
     for model, folder, told in [
         (run, tmp_path / "full", r"^--space .*/full: it is there, and not an empty folder; name another one$"),
         (run, tmp_path / "full" / "file", r"^--space .*/file: it is there, and not an empty folder"),
-        (run, tmp_path / "full" / "file" / "x", r"^--space .*/file/x: Not a directory; a folder that can be written is"),
+        (run, tmp_path / "full" / "file" / "x", r"^--space .*/file/x: Not a directory; a folder that can be written"),
         (run, tmp_path / ("x" * 300), r"^--space .*/x+: File name too long; a folder that can be written is expected$"),
         (tiny_model, tmp_path / "new", r"^--model_name_or_path .*: not a model that this recipe saved"),
         (tmp_path / "full", tmp_path / "new", r"^--model_name_or_path .*/full: "),
