@@ -13,6 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
+from recipe.checkpoints.manifest import open_checkpoint
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
@@ -111,6 +112,51 @@ def test_the_card_has_the_figure_and_the_errors_of_scores(regression, tmp_path):
     answer = pipeline("text-classification", str(run), trust_remote_code=True)
     said = answer({"text": row["sentence1"], "text_pair": row["sentence2"]})
     assert said == {"label": "score", "score": pytest.approx(lines(run)[0]["prediction"], abs=1e-5)}
+
+
+def strict_json(folder):
+    """Every JSON file of a folder, read as other languages read it: NaN and Infinity are none."""
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    return {path.name: json.loads(path.read_text(), parse_constant=refuse) for path in sorted(folder.glob("*.json"))}
+
+
+def test_a_correlation_with_constant_labels_is_undefined_wherever_it_is_told(regression, scored, tmp_path, capsys):
+    write_jsonl(scored / "dev.json", [{**row, "label": 2.5} for row in make_scored(40, 2)])
+    told = r"^--metric_for_best_model pearson: every label of .*dev.json is 2.5, with which nothing correlates; mse"
+    with pytest.raises(UserError, match=told):
+        train(regression())
+    run, words_ = tmp_path / "run", ("--metric_for_best_model=mse", "--model_card=true", "--prefix_cache=off")
+    assert not run.exists()
+    train(regression(*words_))
+    train(regression(*words_))
+    evaluate(words(run, "--do_eval", "--against", str(run)))
+    out = capsys.readouterr().out
+    assert "Pearson undefined  Spearman undefined\n" in out
+    assert "undefined after epoch 1, the best by mse (Spearman undefined): its scores or the labels are const" in out
+    assert "this run has finished with Pearson undefined;" in out
+    assert "Pearson         undefined  (the scores or the labels are constant)\nSpearman        undefined\n" in out
+    assert "the mean of both has Pearson undefined\n" in out
+    assert f"against         {run}: Pearson undefined, MSE " in out
+    card = ModelCard.load(run / "README.md")
+    assert card.data.eval_results is None
+    assert "so that a correlation of the two is undefined; on average they are " in card.text
+    assert "| Pearson's correlation | undefined |\n| Spearman's correlation | undefined |\n" in card.text
+    found = strict_json(run)
+    assert {found[name]["eval_pearson"] for name in ("all_results.json", "eval_results.json")} == {None}
+    assert found["eval_results.json"]["eval_compared"]["pearson"] is None
+    logged = [entry["eval_pearson"] for entry in found["trainer_state.json"]["log_history"] if "eval_pearson" in entry]
+    assert logged == [None]
+    assert open_checkpoint(next(iter(checkpoint_folders(run)))).state()["log_history"]  # from which a run goes on
+
+
+def test_no_answers_with_an_undefined_score_are_the_best(regression, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recipe.evaluation.regression.correlation", lambda *_, **__: None)  # as of constant answers
+    train(regression("--prefix_cache=off", "--num_train_epochs=2"))
+    assert "last Pearson    undefined after epoch 2 (Spearman undefined)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["best"] is False
 
 
 SIX = ("--num_train_epochs=2", "--max_train_samples=37", "--save_strategy=steps", "--save_steps=3", "--eval_steps=3")

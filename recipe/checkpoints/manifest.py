@@ -28,13 +28,13 @@ WRITTEN = re.compile(
 UNFINISHED = {"unfinished": bool, "files": [str], "others": [str]}  # names that are ours, and that are not
 SEALED: dict[str, Any] = {"sha256": str, "step": int, "trainable": [str], "identity": dict}
 SEALED["files"] = {str: {"size": int, "sha256": str}}
-LOGGED = ("eval_accuracy?", "eval_pearson?", "eval_spearman?", "eval_loss?", "eval_runtime?")
+LOGGED: dict[str, Any] = dict.fromkeys(("epoch?", "eval_accuracy?", "eval_loss?", "eval_runtime?"), float)
 STATE_SHAPE = {
     "global_step?": int,
     "epoch?": (float, None),
     "best_global_step?": (int, None),
     "best_model_checkpoint?": (str, None),
-    "log_history?": [{"step?": int, "epoch?": float, **dict.fromkeys(LOGGED, float)}],
+    "log_history?": [{"step?": int, **LOGGED, **dict.fromkeys(("eval_pearson?", "eval_spearman?"), (float, None))}],
 }
 
 

@@ -84,7 +84,7 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
     return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
 
 
-def _both_orders(answers: Answers, swapped: Answers) -> dict[str, float]:
+def _both_orders(answers: Answers, swapped: Answers) -> dict[str, Any]:
     """What the second order of the sentences changes."""
     if answers.regression:
         return order_gap(answers.scores, swapped.scores, answers.labels)

@@ -7,15 +7,14 @@ import torch
 from transformers import set_seed
 from transformers.trainer_utils import TrainOutput
 
-from recipe.arguments import FreezeTrainingArguments, RecipeArguments
+from recipe.arguments import RecipeArguments
 from recipe.batches.tokenization import tokenized
 from recipe.checkpoints.identity import make_identity, same_on_all_ranks
 from recipe.checkpoints.resuming import choose
 from recipe.checkpoints.rotation import Checkpoint
 from recipe.data.opening import open_split, require_split
-from recipe.data.splits import Split, iterate
+from recipe.data.splits import Split
 from recipe.errors import RunError, UserError
-from recipe.evaluation.metrics import RANKING
 from recipe.model.base_model import Base, name_labels, open_base
 from recipe.model.freezing import freeze, make_plan, parse_layers, wasteful_choices
 from recipe.model.loading import check_length, load_model
@@ -35,6 +34,7 @@ from recipe.system.distributed import held_output, together
 from recipe.training.build import build_trainer
 from recipe.training.callbacks import SaveAndStop
 from recipe.training.feeding import NO_PAIRS, Prepared, build
+from recipe.training.preflight import check_metric
 from recipe.training.trainer import FreezeTrainer
 
 
@@ -150,7 +150,7 @@ def _open_splits(arguments: RecipeArguments) -> list[Split]:
             f"those of the training split {train_split.label_names}"
         )
     if arguments.training.eval_strategy != "no":
-        _check_metric(arguments.training, eval_split)
+        check_metric(arguments.training, eval_split)
     return [train_split, eval_split]
 
 
@@ -168,19 +168,6 @@ def _eval_split(arguments: RecipeArguments) -> Split | None:
         reason = str(error)
     say(args, shown(f"note: validation is left out, and not needed with --eval_strategy no: {reason}"))
     return None
-
-
-def _check_metric(args: FreezeTrainingArguments, split: Split) -> None:
-    """A ranking metric does not exist where a label does not occur, which would show after an epoch only."""
-    if (args.metric_for_best_model or "").removeprefix("eval_") not in RANKING:
-        return
-    there = {pair["label"] for pair in iterate(split.pairs)}
-    missing = [name for number, name in enumerate(split.label_names) if number not in there]
-    if missing:
-        raise UserError(
-            f"--metric_for_best_model {args.metric_for_best_model}: {split.source} has no pair of label {missing[0]}, "
-            "without which there is none; accuracy or loss is expected"
-        )
 
 
 def _describe_classifier(base: Base, continues: bool) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.errors import Damaged
-from recipe.evaluation.metrics import by_name, headline
+from recipe.evaluation.metrics import by_name, decimals, headline
 from recipe.file_names import RESULTS
 from recipe.model.freezing import FreezePlan
 from recipe.process.text import shown
@@ -72,7 +72,7 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
         label, after = f"{'best' if report.is_best else 'last'} {title}", f"after epoch {scores['epoch']:.3g}"
         if report.is_best and report.best_by != name:  # another epoch's may be better
             label, after = title, f"{after}, the best by {report.best_by}"
-        lines.append(f"{label:<15} {scores[name]:.4f} {after} {_beside(scores)}")
+        lines.append(f"{label:<15} {decimals(scores[name])} {after} {_beside(scores)}")
     else:
         lines.append("score           not known: no evaluation took place, and the last model is kept")
     plan = report.plan
@@ -92,8 +92,10 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
 def _beside(scores: dict[str, Any]) -> str:
     """What stands beside the score that is named first, and whether nothing was learned."""
     if "pearson" in scores:
+        if scores["pearson"] is None:
+            return f"(Spearman {decimals(scores['spearman'])}): its scores or the labels are constant"
         verdict = "" if scores["pearson"] > 0 else "; its scores do NOT rise with the labels"
-        return f"(Spearman {scores['spearman']:.4f}){verdict}"
+        return f"(Spearman {decimals(scores['spearman'])}){verdict}"
     beats = scores["accuracy"] > scores["majority_baseline"]
     verdict = "" if beats else "; it does NOT beat always answering the majority label"
     return f"(majority {scores['majority_baseline']:.4f}){verdict}"
@@ -122,11 +124,13 @@ def describe_memory(report: RunReport) -> str:
 def format_finished(output_dir: str | None) -> str:
     """What is said where there is nothing left to do."""
     try:
-        results = read_json(Path(output_dir or ".") / RESULTS, {"eval_accuracy?": float, "eval_pearson?": float})
+        results = read_json(
+            Path(output_dir or ".") / RESULTS, {"eval_accuracy?": float, "eval_pearson?": (float, None)}
+        )
     except Damaged:  # the run itself is whole
         results = {}
     name, title = headline(by_name(results))
-    score = f" with {title} {results[f'eval_{name}']:.4f}" if f"eval_{name}" in results else ""
+    score = f" with {title} {decimals(results[f'eval_{name}'])}" if f"eval_{name}" in results else ""
     return "\n".join(
         [
             f"{output_dir}: this run has finished{score}; to train it anew: --resume never",

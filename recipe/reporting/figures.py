@@ -42,7 +42,7 @@ def draw_learning_curve(log_history: Sequence[dict[str, Any]], path: Path) -> No
     key, title = ("eval_accuracy", "accuracy")
     if any("eval_pearson" in entry for entry in log_history):
         key, title = ("eval_pearson", "Pearson's correlation")
-    scores = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+    scores = [(entry["epoch"], entry[key]) for entry in log_history if entry.get(key) is not None]
     majority = next((e["eval_majority_baseline"] for e in log_history if "eval_majority_baseline" in e), None)
     figure, axes = _new_axes()
     if losses:

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from recipe.arguments import RecipeArguments
 from recipe.data.splits import Split, iterate, unit_of
 from recipe.evaluation.answers import Answers
-from recipe.evaluation.metrics import by_name
+from recipe.evaluation.metrics import by_name, decimals
 from recipe.file_names import CARD, CONFUSION, CURVE, RELIABILITY, SCATTER
 from recipe.process.text import fenced, markdown, without_secrets
 from recipe.reporting.console import RunReport, describe_memory, format_plan
@@ -75,6 +75,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "markdown": markdown,
         "fenced": fenced,
+        "decimals": decimals,
         "percent": lambda value: f"{value:.1%}",
         "seconds": lambda value: f"{value:.0f} s",
         "json": lambda value: json.dumps(value, ensure_ascii=False),
@@ -135,6 +136,7 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
             metric_value=round(report.metrics[f"eval_{name}"], 4),
         )
         for kind, name in (kinds.items() if report.metrics else ())
+        if report.metrics[f"eval_{name}"] is not None
     ]
     card = ModelCardData(
         language="zh",

@@ -7,7 +7,7 @@ import numpy as np
 from recipe.arguments import ModelArguments
 from recipe.data.pairs import UNLABELLED
 from recipe.evaluation.comparing import mcnemar, mean_difference
-from recipe.evaluation.metrics import by_name
+from recipe.evaluation.metrics import by_name, decimals
 from recipe.evaluation.regression import correlation
 from recipe.process.text import shown
 
@@ -26,19 +26,21 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
 
 
 def _correlation_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
-    interval = f"95 % interval {scores['pearson_low']:.4f} to {scores['pearson_high']:.4f}"
+    beside = f"95 % interval {decimals(scores['pearson_low'])} to {decimals(scores['pearson_high'])}"
+    if scores["pearson"] is None:
+        beside = "the scores or the labels are constant"
     rows = [
-        ("Pearson", f"{scores['pearson']:.4f}  ({interval})"),
-        ("Spearman", f"{scores['spearman']:.4f}"),
+        ("Pearson", f"{decimals(scores['pearson'])}  ({beside})"),
+        ("Spearman", decimals(scores["spearman"])),
         ("MSE", f"{scores['mse']:.4f}"),
         ("MAE", f"{scores['mae']:.4f}"),
     ]
     if "order_gap" in scores:
         moved = f"scores differ by {scores['order_gap']:.4f} on average with the sentences swapped"
-        rows.append(("both orders", f"{moved}; the mean of both has Pearson {scores['both_orders_pearson']:.4f}"))
+        rows.append(("both orders", f"{moved}; the mean of both has Pearson {decimals(scores['both_orders_pearson'])}"))
     if "compared" in scores:
         other = scores["compared"]
-        rows.append(("against", f"{other['against']}: Pearson {other['pearson']:.4f}, MSE {other['mse']:.4f}"))
+        rows.append(("against", f"{other['against']}: Pearson {decimals(other['pearson'])}, MSE {other['mse']:.4f}"))
         gain, low, high = (other[key] for key in ("difference", "difference_low", "difference_high"))
         rows.append(("difference", f"{gain:+.4f} of MSE, less is better (95 % interval {low:+.4f} to {high:+.4f})"))
     return rows
@@ -52,8 +54,8 @@ def _class_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
         ("loss", f"{scores['loss']:.4f}"),
         ("F1", f"{scores['f1']:.4f}"),
         ("MCC", f"{scores['mcc']:.4f}"),
-        ("ROC AUC", _number(scores["roc_auc"])),
-        ("avg precision", _number(scores["average_precision"])),
+        ("ROC AUC", decimals(scores["roc_auc"])),
+        ("avg precision", decimals(scores["average_precision"])),
         ("calibration", f"{scores['ece']:.4f} expected error"),
         *_orders_row(scores),
         *_threshold_row(scores),
@@ -117,10 +119,6 @@ def _against_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
 def format_int8(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
     """Whether an 8-bit model is another than float32's: from both logits (pairs, labels), and labels (pairs,)."""
     unlabelled = bool((labels == UNLABELLED).any())
@@ -151,4 +149,4 @@ def _apart(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
     if (labels == UNLABELLED).any():
         return apart
     mine, theirs = (correlation(each[:, 0], labels) for each in (int8, full))
-    return f"Pearson {mine:.4f}, float32 {theirs:.4f}; {apart}"
+    return f"Pearson {decimals(mine)}, float32 {decimals(theirs)}; {apart}"

@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 
 from recipe.errors import Damaged, RunError, UserError
-from recipe.evaluation.metrics import by_name
+from recipe.evaluation.metrics import by_name, decimals
 from recipe.file_names import FIGURES, PREDICTIONS, RESULTS
 from recipe.process.text import markdown, one_line
 from recipe.reporting.model_card import SCORES, Scored, mistakes
@@ -136,7 +136,7 @@ def _run_tab(folder: Path) -> None:
     """The run's scores and figures; the latter within the page, so that no file is served."""
     try:
         scores = by_name(read_json(folder / RESULTS, {f"eval_{name}?": (float, None) for name in SCORES}))
-        rows = [[title, f"{scores[name]:.4f}"] for name, title in SCORES.items() if scores.get(name) is not None]
+        rows = [[title, decimals(scores[name])] for name, title in SCORES.items() if name in scores]
         gr.Dataframe(rows, headers=["指标 · score", "验证集 · validation"], interactive=False, elem_id="scores")
     except Damaged as damage:
         gr.Markdown(f"没有结果 · no results: {markdown(str(damage))}")

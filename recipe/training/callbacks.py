@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recipe.errors import Stopped
+from recipe.evaluation.metrics import decimals
 from recipe.process.progress import Progress, say
 from recipe.process.signals import StopRequest
 
@@ -54,7 +55,7 @@ class EpochLines(TrainerCallback):
         self.loss_sum = self.loss_steps = 0.0
         where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
         if "eval_pearson" in metrics:
-            scores = f"Pearson {metrics['eval_pearson']:.4f}  Spearman {metrics['eval_spearman']:.4f}"
+            scores = f"Pearson {decimals(metrics['eval_pearson'])}  Spearman {decimals(metrics['eval_spearman'])}"
         else:
             scores = f"accuracy {metrics['eval_accuracy']:.4f}  (majority {metrics['eval_majority_baseline']:.4f})"
         say(args, f"{where}{trained}eval loss {metrics['eval_loss']:.4f}  {scores}")

@@ -1,12 +1,17 @@
-"""What can fail before a run has cost anything, tried: optimizer, schedule and reporters."""
+"""What can fail before a run has cost anything, tried: metric, optimizer, schedule and reporters."""
 
 from collections.abc import Callable
 from typing import Any
 
+from recipe.data.splits import Split, iterate
+from recipe.errors import UserError
+from recipe.evaluation.metrics import RANKING
+from recipe.evaluation.regression import CORRELATIONS
 from recipe.process.failures import as_refusal
 from recipe.process.progress import say
 from recipe.process.text import one_line
 from recipe.training.trainer import FreezeTrainer
+from recipe.training_arguments import FreezeTrainingArguments
 
 INTEGRATIONS = "transformers.integrations"
 
@@ -57,3 +62,30 @@ def set_up_reporters(trainer: FreezeTrainer) -> None:
                 words = {"processing_class": trainer.processing_class} if "ClearML" in type(callback).__name__ else {}
                 callback.setup(trainer.args, trainer.state, trainer.model, **words)
             handler.callbacks[place] = Reporter(callback, trainer)
+
+
+def check_metric(args: FreezeTrainingArguments, split: Split) -> None:
+    """Check that what chooses the best model exists on the validation split, which would show after an epoch only.
+
+    Raises:
+        UserError: all its labels are one score, with which nothing correlates; or a label is missing, without which
+            there is no ranking metric.
+    """
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    if name in CORRELATIONS:
+        labels = (pair["label"] for pair in iterate(split.pairs))
+        first = next(labels)
+        if all(label == first for label in labels):
+            raise UserError(
+                f"--metric_for_best_model {name}: every label of {split.source} is {first:g}, with which nothing "
+                "correlates; mse, mae or loss is expected"
+            )
+    if name not in RANKING:
+        return
+    there = {pair["label"] for pair in iterate(split.pairs)}
+    missing = [name for number, name in enumerate(split.label_names) if number not in there]
+    if missing:
+        raise UserError(
+            f"--metric_for_best_model {args.metric_for_best_model}: {split.source} has no pair of label {missing[0]}, "
+            "without which there is none; accuracy or loss is expected"
+        )

@@ -58,6 +58,12 @@ class FreezeTrainer(Trainer):
         """0: the Trainer's formula counts frozen and parked layers as trained ones, and walks them all at each step."""
         return 0
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's; a score that is undefined, NaN to its callbacks, is null in its history: NaN is no JSON."""
+        super().log(logs, start_time)
+        entry = self.state.log_history[-1]
+        entry |= {name: None for name, value in entry.items() if isinstance(value, float) and math.isnan(value)}
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass.
 

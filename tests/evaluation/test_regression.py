@@ -67,9 +67,14 @@ def test_what_is_constant_has_no_correlation_and_no_warning(rank):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for first, second in ((one, other), (other, one), (one, one), (other[:1], other[:1])):
-            assert correlation(first, second, rank) == 0.0
+            assert correlation(first, second, rank) is None
         assert correlation(other, -other, rank) == pytest.approx(-1)
-        score(np.full((1, 1), 3.0), np.array([3.0]))
+        found = score(np.full((4, 1), 3.0), np.arange(4.0))
+        logged = compute_metrics(EvalPrediction(predictions=np.full((4, 1), 3.0), label_ids=np.arange(4.0)))
+    undefined = {name for name, value in found.items() if value is None}
+    assert undefined == {"pearson", "spearman", "pearson_low", "pearson_high"}
+    assert found["mse"] == 3.5
+    assert np.isnan([logged["pearson"], logged["spearman"]]).all()  # which the Trainer compares, and takes for no best
 
 
 def test_both_orders_of_scores():

@@ -35,3 +35,14 @@ def test_a_page_of_scores_speaks_of_no_probabilities(arguments, tmp_path):
     _, answers, rows = page._said_of_file(tried, str(tmp_path / "dev.json"), ["sentence1", "sentence2", "prediction"])
     assert rows[0][2] == pytest.approx(lines[0]["prediction"], abs=1e-5)
     assert len(Path(answers).read_text("utf-8").splitlines()) == 20
+
+
+def test_an_undefined_score_of_the_run_is_told_in_a_word(tmp_path):
+    gradio = pytest.importorskip("gradio")
+    from recipe.serving import page
+
+    (tmp_path / "all_results.json").write_text(json.dumps({"eval_pearson": None, "eval_mse": 0.5}))
+    with gradio.Blocks() as blocks:
+        page._run_tab(tmp_path)
+    (table,) = [part["props"] for part in blocks.get_config_file()["components"] if part["type"] == "dataframe"]
+    assert table["value"]["data"] == [["Pearson's correlation", "undefined"], ["mean squared error", "0.5000"]]
