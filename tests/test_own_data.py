@@ -66,6 +66,7 @@ def test_every_command_of_the_walk(export, monkeypatch, capsys):
     answers = [json.loads(line) for line in (export / "outputs/own/predictions.jsonl").read_text().splitlines()]
     assert [(row["id"], row["label"]) for row in answers] == [(number, None) for number in range(7)]
     assert {row["prediction"] for row in answers} <= {"否", "是"}
+    assert not list((export / "outputs/own").glob("*_predict.json"))  # the questions are no task of CLUE's
     sweep = json.loads((export / "outputs/own-sweep/sweep.json").read_text())
     assert len(sweep["points"]) == 6
     assert (export / "outputs/own/stock/model.safetensors").exists()

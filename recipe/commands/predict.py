@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from recipe.arguments import RecipeArguments
 from recipe.batches.tokens import describe_cut
 from recipe.checkpoints.identity import make_identity
@@ -22,8 +24,8 @@ from recipe.errors import RunError, Stopped, UserError
 from recipe.evaluation.predictions import append, keep_whole
 from recipe.evaluation.submission import submission_name, submit
 from recipe.file_names import PARTIAL_PREDICTIONS, PREDICTIONS
-from recipe.model.base_model import open_base
 from recipe.model.loading import check_labels, load_fine_tuned
+from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import Progress, say
 from recipe.process.signals import stop_requests
 from recipe.process.streams import write_out
@@ -52,17 +54,18 @@ def predict(arguments: RecipeArguments) -> None:
     """
     to_folder = arguments.data.test_file != "-" and arguments.training.process_index == 0
     folder = arguments.training.folder
-    open_base(arguments.model)  # or it is missing, which the lock's folder would hide: often it is the model's
+    model, tokenizer = load_fine_tuned(
+        arguments
+    )  # or it is missing, which the lock's folder, often its own, would hide
     with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
         if to_folder:
             check_answers(folder, [PREDICTIONS, submission_name(arguments.data)])
             remove_temporary(folder, submission_name(arguments.data))
-        _predict(arguments, folder)
+        _predict(arguments, model, tokenizer)
 
 
-def _predict(arguments: RecipeArguments, folder: Path) -> None:
+def _predict(arguments: RecipeArguments, model: BertForPairwiseCLS, tokenizer: PreTrainedTokenizerBase) -> None:
     args = arguments.training
-    model, tokenizer = load_fine_tuned(arguments)
     trainer = build_trainer(args, model, tokenizer)  # which may be refused, and costs less than reading
     with stop_requests(), _standard_input(arguments) as arguments:  # so that SIGTERM leaves no copy of the sentences
         split = require_split(arguments.data, arguments.data.eval_split or "test")
@@ -72,7 +75,7 @@ def _predict(arguments: RecipeArguments, folder: Path) -> None:
                 if args.process_index == 0:
                     write_out(lines)
             return
-        partial = folder / PARTIAL_PREDICTIONS.format(_identity(arguments, trainer, split))
+        partial = args.folder / PARTIAL_PREDICTIONS.format(_identity(arguments, trainer, split))
         rows = _complete(arguments, trainer, split, partial)
         if args.process_index == 0:
             _finish(arguments, split, partial, rows, list(model.config.id2label.values()))
@@ -132,7 +135,7 @@ def _finish(arguments: RecipeArguments, split: Split, partial: Path, rows: int, 
     submission = None
     if not split.regression:  # CLUE has no task of scores
         own_names = dict(zip(names, split.label_names, strict=True))
-        submission = submit(partial.parent / submission_name(arguments.data), partial, split, own_names)
+        submission = submit(arguments.data, partial, split, own_names)
     os.replace(partial, path)
     sync(path.parent)
     what = "; ".join([split.source, *split.left_out(), *split.notes])

@@ -23,10 +23,11 @@ def open_split(args: DataArguments, name: str) -> Split | None:
     paths = split_paths(args, name)
     if paths:
         return open_files(args, paths, name, limit)
-    return None if _reads_files(args) else open_hub(args, name, limit)
+    return None if reads_files(args) else open_hub(args, name, limit)
 
 
-def _reads_files(args: DataArguments) -> bool:
+def reads_files(args: DataArguments) -> bool:
+    """Whether the data are local files, and not the Hub's."""
     return any([args.data_dir, args.train_file, args.validation_file, args.test_file])
 
 

@@ -5,13 +5,15 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recipe.arguments import DataArguments
+from recipe.data.opening import reads_files
 from recipe.data.splits import Split
 from recipe.evaluation.predictions import read_predictions
+from recipe.rows.columns import Columns
 from recipe.system.files import write_parts
 
 
@@ -21,16 +23,16 @@ def submission_name(args: DataArguments) -> str:
     return re.sub(r"[^\w.-]", "_", task).lstrip(".") + "_predict.json"
 
 
-def submit(path: Path, predictions: Path, split: Split, own_names: Mapping[str, str]) -> str | None:
+def submit(args: DataArguments, predictions: Path, split: Split, own_names: Mapping[str, str]) -> str | None:
     """Write the submission file, or take an older one away where there can be none; gives what to say of it.
 
-    None, and nothing is done, where every row has a label: no test split.
+    None, and nothing is done, where every row has a label, or the rows are somebody's own: no test split of the task's.
 
     Args:
         own_names: what the data call a label, by the name that it has in `predictions`.
     """
-    seen = _Seen.of(predictions)
-    if seen.labelled == seen.rows:
+    path, seen = predictions.with_name(submission_name(args)), _Seen.of(predictions)
+    if seen.labelled == seen.rows or _is_somebodys_own(args, split, seen):
         return None
     reason = _why_none(split, predictions, seen)
     if reason is not None:
@@ -41,23 +43,35 @@ def submit(path: Path, predictions: Path, split: Split, own_names: Mapping[str, 
     return f"submission      {path}: {seen.rows:,} lines, one for each row{numbered}"
 
 
+def _is_somebodys_own(args: DataArguments, split: Split, seen: "_Seen") -> bool:
+    """Whether the rows are of files that nothing says are the task's: AFQMC, the default, stands there for any.
+
+    AFQMC's own have the columns sentence1 and sentence2, labels 0 and 1, and ids from 0 on.
+    """
+    if args.dataset_config_name != DataArguments.dataset_config_name or not reads_files(args):
+        return False
+    return Columns.of(args) != Columns() or split.label_names != ["0", "1"] or seen.first_id != 0
+
+
 class _Seen(NamedTuple):
     """What decides whether there can be one: how many rows, with a label, and the hashes of ids, 8 bytes each."""
 
     rows: int
     labelled: int
     ids: "array[int]"
+    first_id: Any  # None where the first row has none
 
     @classmethod
     def of(cls, predictions: Path) -> "_Seen":
         """By one pass."""
-        rows, labelled, ids = 0, 0, array("q")
+        rows, labelled, ids, first = 0, 0, array("q"), None
         for line in read_predictions(predictions):
+            first = line.get("id") if rows == 0 else first
             rows += 1
             labelled += line["label"] is not None
             if "id" in line:
                 ids.append(hash(json.dumps(line["id"])))
-        return cls(rows, labelled, ids)
+        return cls(rows, labelled, ids, first)
 
 
 def _why_none(split: Split, predictions: Path, seen: _Seen) -> str | None:

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import BertConfig, pipeline
 
 from recipe.commands.evaluate import evaluate
 from recipe.commands.predict import predict
@@ -131,6 +131,34 @@ def test_ids_are_carried_into_predictions_and_the_submission(model, tmp_path, ca
     assert "the id 5 stands twice in" in answer([{**row, "id": 5} for row in rows])[1]
     assert "1 of 4 rows of" in answer([{**rows[0], "id": 5}, {**rows[1], "id": 6}, {**rows[2], "id": 7}, rows[3]])[1]
     assert re.search("none is written: 1 of 4 rows of .* have a label", answer([{**rows[0], "label": 1}, *rows[1:]])[1])
+
+
+def test_answers_to_ones_own_pairs_are_no_submission_to_afqmc(model, tmp_path, capsys):
+    own = {"name.json": {"id": 1}, "text.json": {"id": "0"}, "none.json": {}}
+    for name, ids in own.items():
+        rows = [{key: row[key] for key in ("sentence1", "sentence2")} | ids for row in make_pairs(1)]
+        predict(words(model, "--do_predict", f"--test_file={write_jsonl(tmp_path / name, rows)}"))
+    table = tmp_path / "own.csv"
+    table.write_text("id,q,p\n0,花呗,借呗\n")
+    predict(words(model, "--do_predict", f"--test_file={table}", "--text_column_names=q,p"))
+    assert "submission" not in capsys.readouterr().out
+    assert not (model / "afqmc_predict.json").exists()
+    predict(words(model, "--do_predict"))
+    submission = (model / "afqmc_predict.json").read_bytes()
+    predict(words(model, "--do_predict", f"--test_file={table}", "--text_column_names=q,p"))
+    assert (model / "afqmc_predict.json").read_bytes() == submission  # which still answers AFQMC's rows
+    table.write_text("id,sentence1,sentence2\n0,花呗,借呗\n")  # AFQMC's rows may lie in a table
+    predict(words(model, "--do_predict", f"--test_file={table}"))
+    assert [json.loads(line)["id"] for line in (model / "afqmc_predict.json").read_text().splitlines()] == [0]
+
+
+def test_the_models_configuration_is_read_once(model, monkeypatch):
+    read, real = [], BertConfig.get_config_dict
+    monkeypatch.setattr(
+        BertConfig, "get_config_dict", lambda *given, **more: read.append(given) or real(*given, **more)
+    )
+    predict(words(model, "--do_predict"))
+    assert read == [(str(model),)]
 
 
 @pytest.mark.parametrize(
