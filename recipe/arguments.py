@@ -27,6 +27,11 @@ class ModelArguments:
     against: str | None = option(
         None, "Another saved model: --do_eval compares the two by McNemar's test on the same pairs."
     )
+    num_tails: int = option(
+        1,
+        "Tails (what is above the frozen prefix, and a classifier) trained side by side over it, which answer by "
+        "the mean of their probabilities.",
+    )
     dropout: float | None = option(None, "Overrides the checkpoint's hidden, attention and classifier dropout, 0 to 1.")
 
     @property

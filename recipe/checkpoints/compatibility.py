@@ -18,8 +18,6 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
     Raises:
         UserError: something has changed that a resume must not change.
     """
-    if old["trainable"] != new["trainable"]:
-        raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")
     changed = []
     for name, now in sorted(new["arguments"].items()):
         before = old["arguments"][name] if name in old["arguments"] else default_of(name)  # a flag that is newer
@@ -31,6 +29,8 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
         if new["arguments"]["training.lr_scheduler_type"] in UNSCALED:
             raise UserError(f"--{flag} {as_text(now)}: {where} has another, and this schedule cannot change; {WAY_OUT}")
         changed.append(f"--{flag} {as_text(now)} from here on; it was {as_text(before)} in {where}")
+    if old["trainable"] != new["trainable"]:
+        raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")
     if old["processes"] != new["processes"]:
         raise UserError(f"{new['processes']} processes: there were {old['processes']} in {where}; {WAY_OUT}")
     refuse_other_precision(old.get("arithmetic", {}), new["arithmetic"], where, WAY_OUT)

@@ -26,6 +26,7 @@ RULES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
         ),
     ),
     ("a whole number of at least 8", lambda value: 8 <= value <= MOST, ("max_length",)),
+    ("a whole number from 1 to 64", lambda value: 1 <= value <= 64, ("num_tails",)),
     ("a whole number from 0 to 1024", lambda value: 0 <= value <= 1024, ("dataloader_num_workers",)),
     ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
     (

@@ -14,7 +14,7 @@ from recipe.data.splits import unit_of
 from recipe.errors import Damaged, RunError, UserError
 from recipe.file_names import MANIFEST
 from recipe.model.base_model import name_labels, open_base
-from recipe.model.loading import load_model
+from recipe.model.loading import add_tails, load_model
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.tokenizer import load_tokenizer
 from recipe.model.weights import fingerprint, load_trainable
@@ -58,6 +58,8 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
     name_labels(base, manifest["identity"]["labels"], unit_of(DataArguments(text_column_names=columns)))
     base.config.frozen_prefix_depth = manifest["frozen_prefix_depth"]
     model, tokenizer = load_model(base), load_tokenizer(base)
+    model.prefix_depth = manifest["frozen_prefix_depth"]
+    add_tails(model, given.get("num_tails", 1))
     trained = set(manifest["trainable"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -17,7 +17,8 @@ from recipe.data.splits import Split
 from recipe.errors import RunError, UserError
 from recipe.model.base_model import Base, name_labels, open_base
 from recipe.model.freezing import freeze, make_plan, parse_layers, wasteful_choices
-from recipe.model.loading import check_length, load_model
+from recipe.model.loading import add_tails, check_length, load_model
+from recipe.model.offloading import restore_prefix
 from recipe.model.tokenizer import load_tokenizer, vocabulary_note
 from recipe.model.weights import fingerprint
 from recipe.process.failures import as_refusal, in_one_line
@@ -72,6 +73,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     continues = name_labels(base, splits[0].label_names, splits[0].unit)
     tokenizer, model = load_tokenizer(base), load_model(base, keep_classifier=continues)
     freeze(model, arguments.freeze)
+    add_tails(model, arguments.model.num_tails)
     plan = make_plan(model)
     model.config.frozen_prefix_depth = plan.prefix_depth
     say(args, format_plan(plan))
@@ -113,7 +115,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         trainer = build(arguments, made, resume.checkpoint)
         report.encode_seconds, report.prefix = trainer.encode_seconds, trainer.run["prefix"]
         output = _run(trainer, request, resume.checkpoint)
-        model.restore_prefix()
+        restore_prefix(model)
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:
             raise RunError("a frozen weight changed during training; this is a bug in the recipe, please report it")
         finish(arguments, trainer, output, report, splits[1] if len(splits) > 1 else None)

@@ -27,7 +27,7 @@ ENCODER = (
     *("hidden_act", "layer_norm_eps", "initializer_range", "max_position_embeddings", "type_vocab_size"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "pad_token_id"),
 )
-OF_A_RUN = ("id2label", "label2id", "problem_type", "frozen_prefix_depth")
+OF_A_RUN = ("id2label", "label2id", "problem_type", "frozen_prefix_depth", "num_tails")
 OWNERS = {"bert-": "google-bert", "chinese-": "hfl", "rbt": "hfl", "ernie-": "nghuyong", "bge-": "BAAI"}
 WORKING = "google-bert/bert-base-chinese, hfl/chinese-roberta-wwm-ext or nghuyong/ernie-3.0-base-zh"
 # Files that a model is loaded from, one of each.

@@ -111,10 +111,11 @@ class FreezePlan(NamedTuple):
 
 
 def make_plan(model: BertForPairwiseCLS) -> FreezePlan:
-    """The plan of a model after `freeze`: embeddings, each layer, classifier."""
+    """The plan of a model after `freeze`: embeddings, each layer, classifier, each further tail."""
     modules = [("embeddings", model.bert.embeddings)]
     modules += [(f"layer {index}", layer) for index, layer in enumerate(model.bert.encoder.layer)]
     modules += [("classifier", model.classifier)]
+    modules += [(f"tail {number}", tail) for number, tail in enumerate(model.other_tails, start=2)]
     rows = []
     for name, module in modules:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
@@ -124,7 +125,7 @@ def make_plan(model: BertForPairwiseCLS) -> FreezePlan:
 
 def wasteful_choices(plan: FreezePlan, checkpointing: bool) -> Iterator[str]:
     """One line for each choice that costs more than it needs to, with its cost as measured on BERT-base on CPU."""
-    embeddings, *layers, _ = plan.rows
+    embeddings, *layers = (row for row in plan.rows if row.module.startswith(("embeddings", "layer")))
     frozen = [index for index, row in enumerate(layers) if row.trainable == 0]
     if not frozen:
         return

@@ -14,7 +14,7 @@ from recipe.data.splits import Split
 from recipe.errors import UserError
 from recipe.model.base_model import ENCODER as CONFIGURED
 from recipe.model.base_model import OURS, Base, open_base, readable_labels, reading
-from recipe.model.modeling import BertForPairwiseCLS
+from recipe.model.modeling import BertForPairwiseCLS, Tail
 from recipe.model.tokenizer import load_tokenizer
 from recipe.process.progress import quiet_libraries
 
@@ -48,12 +48,46 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
         )
     _check_report(base, report, keep_classifier)
     if not keep_classifier and "classifier.weight" not in report["missing_keys"]:
-        # a stock one reads a pooler that is not here, a run's may have other labels; so it is drawn as BERT initialises
-        # a linear layer (BertPreTrainedModel._init_weights)
-        nn.init.normal_(model.classifier.weight, std=model.config.initializer_range)
-        nn.init.zeros_(model.classifier.bias)
+        # a stock one reads a pooler that is not here, a run's may have other labels
+        _draw(model.classifier, model.config.initializer_range)
     _check_values(base, model.named_parameters())
     return model
+
+
+def _draw(linear: nn.Linear, std: float) -> None:
+    """Initialise a linear layer as BERT does (BertPreTrainedModel._init_weights)."""
+    nn.init.normal_(linear.weight, std=std)
+    nn.init.zeros_(linear.bias)
+
+
+def add_tails(model: BertForPairwiseCLS, num_tails: int) -> None:
+    """Give a model, frozen as it is to be trained, so many tails: copies of its own, with classifiers drawn anew.
+
+    Raises:
+        UserError: there is no frozen prefix that they could stand on, or the model has several already.
+    """
+    if model.other_tails:
+        raise UserError(
+            f"--model_name_or_path {model.name_or_path}: a model of {model.config.num_tails} tails, which were trained "
+            "to the end; what it was made from is expected, or a model of one tail"
+        )
+    if num_tails == 1:
+        return
+    if model.prefix_depth is None:
+        raise UserError(
+            f"--num_tails {num_tails}: the embeddings are trained, so that the tails would share nothing; frozen "
+            "embeddings or layers are expected, such as --freeze_layers 0-9"
+        )
+    model.config.num_tails, model.config.frozen_prefix_depth = num_tails, model.prefix_depth
+    own = model.bert.encoder.layer[model.prefix_depth :]
+    for _ in range(1, num_tails):
+        tail = Tail(model.config).to(model.dtype)
+        tail.layer.load_state_dict(own.state_dict())
+        for parameter, like in zip(tail.layer.parameters(), own.parameters(), strict=True):
+            parameter.requires_grad_(like.requires_grad)
+        _draw(tail.classifier, model.config.initializer_range)
+        model.other_tails.append(tail)
+    model.eval()  # the next train() has to look anew which modules are frozen
 
 
 def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase]:
@@ -126,7 +160,7 @@ def _as_bert(base: Base) -> dict[str, Tensor]:
 
 def _check_report(base: Base, report: dict[str, Any], keep_classifier: bool) -> None:
     """Raise where `from_pretrained` left a part of the encoder, or of a kept classifier, as it was initialised."""
-    wanted = (*ENCODER, "classifier.") if keep_classifier else ENCODER
+    wanted = (*ENCODER, "classifier.", "other_tails.") if keep_classifier else ENCODER
     shapes = [key[0] for key in report["mismatched_keys"]]
     foreign = [key for key in report["unexpected_keys"] if not _bare(key).startswith(UNUSED)]
     problems = [("has no", report["missing_keys"]), ("holds an unexpected", foreign)]

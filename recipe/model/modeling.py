@@ -1,10 +1,13 @@
 """BertForPairwiseCLS: embeddings -> layers -> [CLS] -> dropout -> linear.
 
-This file is copied beside every saved model (`trust_remote_code=True` runs it there), so it imports torch and
-transformers only. It is also the one place that leans on the inside of transformers' BertLayer.
+This file and the one that it imports are copied beside every saved model (`trust_remote_code=True` runs them there), so
+they import torch and transformers only, and each other by a relative name.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,8 @@ from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import BertLayer
+
+from .cls_layer import BertCLSLayer
 
 
 class BertPairwiseCLSConfig(BertConfig):
@@ -24,47 +29,36 @@ class BertPairwiseCLSConfig(BertConfig):
     model_type = "bert_pairwise_cls"
 
 
-class BertCLSLayer(BertLayer):
-    """A BertLayer that computes its output for [CLS] alone: (batch, tokens, hidden) -> (batch, 1, hidden).
+@dataclass
+class PairwiseCLSOutput(SequenceClassifierOutput):
+    """A SequenceClassifierOutput; in training of several tails with what each says: (tails, batch, num_labels)."""
 
-    Its one query makes the others' keys and values unnecessary. With a head's query q, and weights w_t of states h_t:
-        score_t = q.(W_k h_t + b_k) = (W_k' q).h_t + q.b_k
-        context = sum_t w_t (W_v h_t + b_v) = W_v (sum_t w_t h_t) + (sum_t w_t) b_v
-    So W_k and W_v are applied once and not once a token: the same parameters, and the same result up to rounding.
-    """
+    tail_logits: Tensor | None = None
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: object) -> Tensor:
-        """The layer's output at [CLS]; `attention_mask` as transformers makes it for the whole sequence."""
-        cls = hidden_states[:, :1]
-        return self.feed_forward_chunk(self.attention.output(self._attend(cls, hidden_states, attention_mask), cls))
 
-    def _attend(self, cls: Tensor, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        attention = self.attention.self
-        heads, size = attention.num_attention_heads, attention.attention_head_size
-        query = attention.query(cls).view(-1, heads, size)
-        key_weight = attention.key.weight.view(heads, size, -1)
-        value_weight = attention.value.weight.view(heads, size, -1)
-        # The key's bias adds the same to every score and softmax drops it; DDP wants it in the graph all the same.
-        offset = (query * attention.key.bias.view(heads, size)).sum(-1, keepdim=True)
-        query = torch.einsum("bhs,hsd->bhd", query, key_weight.to(query.dtype))
-        scores = (torch.matmul(query, hidden_states.to(query.dtype).transpose(1, 2)) + offset) * attention.scaling
-        if attention_mask is not None:  # (batch, 1, queries, tokens): added to the scores, or True where to attend
-            rows, lowest = attention_mask[:, :, 0], torch.finfo(scores.dtype).min
-            scores = scores.masked_fill(~rows, lowest) if rows.dtype == torch.bool else scores + rows
-        weights = attention.dropout(scores.softmax(dim=-1))  # which no longer sum to 1 in training
-        mixed = torch.matmul(weights.to(query.dtype), hidden_states.to(query.dtype))
-        context = torch.einsum("bhd,hsd->bhs", mixed, value_weight.to(mixed.dtype))
-        bias = attention.value.bias.view(heads, size).to(context.dtype)
-        return (context + weights.sum(-1, keepdim=True).to(context.dtype) * bias).reshape(cls.shape)
+class Tail(nn.Module):
+    """A further tail over the frozen prefix that the model's own stands on: the layers above it, and a classifier."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        last = config.num_hidden_layers - 1
+        kinds = [(index, BertCLSLayer if index == last else BertLayer) for index in range(last + 1)]
+        above = kinds[config.frozen_prefix_depth :]
+        self.layer = nn.ModuleList(kind(config, layer_idx=index) for index, kind in above)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
 
 class BertForPairwiseCLS(BertPreTrainedModel):
     """BERT over a sentence pair, classified from the last layer's [CLS].
 
+    Where its configuration has `num_tails`, the layers above `frozen_prefix_depth` and the classifier are there so many
+    times; each is trained for itself, and they answer together, by the mean of their probabilities or scores.
+
     Attributes:
         prefix_depth: how many layers the frozen prefix has; None where the embeddings are trained.
         frozen_dropout: whether what is frozen still drops out in training, as stock PyTorch does.
         compiled_tail: what training calls in place of `run_tail`; None for itself.
+        offloaded: the frozen prefix while it is out of the module tree.
     """
 
     config_class = BertPairwiseCLSConfig
@@ -74,13 +68,14 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         super().__init__(config)
         self.bert = BertModel(config, add_pooling_layer=False)
         self.bert.encoder.layer[-1] = BertCLSLayer(config, layer_idx=config.num_hidden_layers - 1)
+        self.other_tails = nn.ModuleList(Tail(config) for _ in range(1, getattr(config, "num_tails", 1)))
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.prefix_depth: int | None = None
         self.frozen_dropout = self._in_training = False
         self.compiled_tail: Callable[[Tensor, Tensor | None], Tensor] | None = None
-        self._offloaded: list[nn.Module] = []
+        self.offloaded: list[nn.Module] = []
         self.post_init()
 
     def train(self, mode: bool = True) -> "BertForPairwiseCLS":
@@ -98,7 +93,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module | None:
         """None while they are offloaded; FSDP asks for them, to shard them apart."""
-        return None if self._offloaded else super().get_input_embeddings()
+        return None if self.offloaded else super().get_input_embeddings()
 
     def enable_input_require_grads(self) -> None:
         """Do nothing: activation checkpointing asks for this, and backward would cross every frozen layer."""
@@ -109,7 +104,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         """The frozen prefix's output, without a graph: (batch, tokens, hidden); (batch, 1, hidden) at full depth."""
         with torch.no_grad():
             hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-            return self._run_layers(hidden_states, attention_mask, 0, self.prefix_depth or 0)
+            return self._run_layers(hidden_states, attention_mask, self.bert.encoder.layer[: self.prefix_depth or 0])
 
     def _complete(
         self, states: Tensor, mask: Tensor, missing: Tensor, input_ids: Tensor, token_type_ids: Tensor | None
@@ -119,39 +114,28 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         states[missing, : found.shape[1]] = found.to(states.dtype)
         return states
 
-    def offload_prefix(self) -> None:
-        """Take the frozen prefix out of the module tree and off the GPU, for training from its outputs.
-
-        Until `restore_prefix` the model takes prefix_states only; its state dict, optimizer and DDP see the tail alone.
-        """
-        layers = self.bert.encoder.layer
-        self._offloaded = [self.bert.embeddings.cpu(), *(layer.cpu() for layer in layers[: self.prefix_depth])]
-        self.bert.embeddings = nn.Identity()
-        for index in range(len(self._offloaded) - 1):
-            layers[index] = nn.Identity()
-
-    def restore_prefix(self) -> None:
-        """Put the prefix back where it was."""
-        if self._offloaded:
-            self.bert.embeddings, *layers = (module.to(self.classifier.weight.device) for module in self._offloaded)
-            for index, layer in enumerate(layers):
-                self.bert.encoder.layer[index] = layer
-            self._offloaded = []
-
     def run_tail(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits (batch, num_labels) from the frozen prefix's output (batch, tokens, hidden)."""
-        output = self._run_layers(hidden_states, attention_mask, self.prefix_depth or 0, self.config.num_hidden_layers)
+        """Each tail's logits, (tails, batch, num_labels), from the frozen prefix's output (batch, tokens, hidden)."""
+        start, layers = self.prefix_depth or 0, self.bert.encoder.layer
+        shared = self.config.frozen_prefix_depth if self.other_tails else start
+        hidden_states = self._run_layers(hidden_states, attention_mask, layers[start:shared])
+        tails: list[Any] = [(layers[shared:], self.classifier)]
+        tails += [(tail.layer, tail.classifier) for tail in self.other_tails]
+        outputs = [(self._run_layers(hidden_states, attention_mask, above), head) for above, head in tails]
+        return torch.stack([self._classify(output, head) for output, head in outputs])
+
+    def _classify(self, output: Tensor, classifier: nn.Module) -> Tensor:
         cls = self.dropout(output[:, 0])
         if self.config.num_labels > 1:
-            return self.classifier(cls)
+            return classifier(cls)
         with torch.autocast(cls.device.type, enabled=False):  # bfloat16 would round a score of 4 to 64ths
-            return self.classifier(cls.to(self.classifier.weight.dtype))
+            return classifier(cls.to(self.classifier.weight.dtype))
 
-    def _run_layers(self, hidden_states: Tensor, attention_mask: Tensor | None, start: int, stop: int) -> Tensor:
-        if start == stop:
+    def _run_layers(self, hidden_states: Tensor, attention_mask: Tensor | None, layers: nn.ModuleList) -> Tensor:
+        if not layers:
             return hidden_states
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
-        for layer in self.bert.encoder.layer[start:stop]:
+        for layer in layers:
             hidden_states = layer(hidden_states, mask)
         return hidden_states
 
@@ -163,7 +147,7 @@ class BertForPairwiseCLS(BertPreTrainedModel):
         labels: Tensor | None = None,
         prefix_states: Tensor | None = None,
         missing: Tensor | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> PairwiseCLSOutput:
         """Logits (batch, num_labels) and, given labels (batch,), their mean loss (see `summed_loss`).
 
         Takes ids, types and mask, each (batch, tokens), or prefix_states (batch, tokens, hidden) in place of the ids;
@@ -177,9 +161,22 @@ class BertForPairwiseCLS(BertPreTrainedModel):
             hidden_states = self.run_prefix(input_ids, attention_mask, token_type_ids)
         else:
             hidden_states = self.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-        logits = ((self.training and self.compiled_tail) or self.run_tail)(hidden_states, attention_mask)
-        loss = None if labels is None else summed_loss(logits, labels) / (labels != -100).sum().clamp(min=1)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        tails = ((self.training and self.compiled_tail) or self.run_tail)(hidden_states, attention_mask)
+        logits, apart = _together(tails), self.training and len(tails) > 1
+        loss = None
+        if labels is not None:
+            losses = [summed_loss(each, labels) for each in (tails if apart else [logits])]
+            loss = torch.stack(losses).mean() / (labels != -100).sum().clamp(min=1)
+        return PairwiseCLSOutput(loss=loss, logits=logits, tail_logits=tails if apart else None)
+
+
+def _together(tails: Tensor) -> Tensor:
+    """The logits (batch, num_labels) of the tails' mean probabilities, or scores; of a single tail its own."""
+    if len(tails) == 1:
+        return tails[0]
+    if tails.shape[-1] == 1:
+        return tails.mean(0)
+    return tails.float().log_softmax(-1).logsumexp(0) - math.log(len(tails))
 
 
 def summed_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0) -> Tensor:

@@ -46,11 +46,11 @@ class RunReport:
 def format_plan(plan: FreezePlan) -> str:
     """The plan as a table, neighbouring layers of the same kind in one row, and what a checkpoint of it takes."""
     lines = [f"{'module':<16}{'parameters':>14}{'trained':>14}"]
-    for _, group in groupby(plan.rows, key=lambda row: row[1:] if row.module.startswith("layer") else row.module):
+    for (kind, *_), group in groupby(plan.rows, key=lambda row: (row.module.partition(" ")[0], *row[1:])):
         rows = list(group)
         name = rows[0].module
         if len(rows) > 1:
-            name = f"layers {name.removeprefix('layer ')}-{rows[-1].module.removeprefix('layer ')}"
+            name = f"{kind}s {name.partition(' ')[2]}-{rows[-1].module.partition(' ')[2]}"
         parameters, trainable = sum(row.parameters for row in rows), sum(row.trainable for row in rows)
         trained = f"{trainable:,}" if trainable else "frozen"
         lines.append(f"{name:<16}{parameters:>14,}{trained:>14}")

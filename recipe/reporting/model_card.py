@@ -99,6 +99,7 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
         and scores["accuracy"] > scores["majority_baseline"]
         and scores["majority_p_value"] < 0.05,
         "plan": format_plan(report.plan),
+        "tails": arguments.model.num_tails,
         "figures": {"curve": CURVE, "confusion": CONFUSION, "reliability": RELIABILITY, "scatter": SCATTER},
         "pairs": scored.split.rows if scored else 0,
         "unit": unit_of(arguments.data),

@@ -100,7 +100,10 @@ def export(arguments: RecipeArguments) -> Exported:
     say(args, f"onnx            {args.folder / 'onnx'}: {ONNX} {sizes[0]:,.1f} MB, {INT8} {sizes[1]:,.1f} MB")
     script = shlex.quote(str(args.folder / "onnx" / SCRIPT))
     say(args, f"without torch   python {script} < pairs.jsonl  (--int8 for the small one)")
-    say(args, f"stock           {args.folder / 'stock'}: transformers and CrossEncoder load it without remote code")
+    if "stock" in found.differences:
+        say(args, f"stock           {args.folder / 'stock'}: transformers and CrossEncoder load it without remote code")
+    else:
+        say(args, f"stock           not written: {model.config.num_tails} tails have no place in a stock BERT")
     parts = ", ".join(f"{name} within {value:.1e}" for name, value in found.differences.items())
     say(args, f"checked         logits of {len(mine.logits):,} pairs of {split.source}: {parts}")
     say(args, "pairs a second  " + ", ".join(f"{name} {value:,.0f}" for name, value in found.speeds.items()))
@@ -109,6 +112,9 @@ def export(arguments: RecipeArguments) -> Exported:
 
 
 def _export_stock(source: Source, found: Exported) -> None:
+    """Write the stock form, which has a place for one tail."""
+    if source.model.other_tails:
+        return
     stock, folder = as_stock(source.model), source.arguments.training.folder / "stock"
     _compare("stock", answer_by_torch(stock, source.checked), source.mine, found)
     with locked(folder), staging_folder(folder) as staging:

@@ -24,7 +24,16 @@ from recipe.rows.columns import Columns
 from recipe.serving.asking import ask_validation, examples, load_asked
 from recipe.system.files import whole_folder, write_json, write_text
 
-FILES = ("config.json", MODEL, "modeling.py", "tokenizer.json", "tokenizer_config.json", RESULTS, *FIGURES)
+FILES = (
+    "config.json",
+    MODEL,
+    "modeling.py",
+    "cls_layer.py",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    RESULTS,
+    *FIGURES,
+)
 SHOWN = "mistakes-and-examples.jsonl"
 # What says where data are, or how much of them is read; a visitor's file is read by all the others.
 PLACES = {"data_dir", "train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name", "eval_split"}

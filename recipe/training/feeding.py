@@ -19,6 +19,7 @@ from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.resuming import same_prefix
 from recipe.data.splits import Split, iterate, iterate_batches
 from recipe.model.modeling import BertForPairwiseCLS
+from recipe.model.offloading import offload_prefix
 from recipe.process.progress import say
 from recipe.system.distributed import together
 from recipe.training.accelerator import compile_tail, place_caches
@@ -91,7 +92,7 @@ def _feed(
     if cached:
         do_without_spawned_workers(args)
         if whole:
-            model.offload_prefix()
+            offload_prefix(model)
             caches = place_caches([each.cache for each in cached], args)
             cached = [each._replace(cache=cache) for each, cache in zip(cached, caches, strict=True)]
             if args.compile_tail == "on":

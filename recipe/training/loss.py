@@ -20,14 +20,15 @@ def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Ca
 
     A mean of each micro-batch would weigh a short last one too much; and whether the Trainer divides by the
     accumulation steps is guessed from the model's signature (transformers#47688). For the same reason `class_weights`
-    (labels,) multiply each example's loss and are not divided by their own sum, which differs from part to part.
+    (labels,) multiply each example's loss and are not divided by their own sum, which differs from part to part. Of
+    several tails each is asked for itself, and the mean taken: what one tail learns does not depend on the others.
     """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The micro-batch's share of the step's mean; 0 where a rank has no example in a short last step."""
-        logits = outputs["logits"].float()
-        weight = None if class_weights is None else class_weights.to(logits.device)
-        total = summed_loss(logits, labels, weight, label_smoothing)
+        tails = outputs["tail_logits"] if "tail_logits" in outputs else outputs["logits"][None]
+        weight = None if class_weights is None else class_weights.to(tails.device)
+        total = torch.stack([summed_loss(each.float(), labels, weight, label_smoothing) for each in tails]).mean()
         items = (labels != UNLABELLED).sum() if num_items_in_batch is None else num_items_in_batch
         # with --average_tokens_across_devices false the items are this rank's own
         return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))

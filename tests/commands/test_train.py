@@ -19,7 +19,8 @@ def test_a_run_leaves_a_whole_model_and_its_results(arguments, tmp_path, capsys)
     out = capsys.readouterr().out
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "model.safetensors", "modeling.py", "tokenizer.json", "tokenizer_config.json"),
+        *("config.json", "model.safetensors", "modeling.py", "cls_layer.py", "tokenizer.json"),
+        *("tokenizer_config.json",),
         *("all_results.json", "eval_results.json", "train_results.json", "trainer_state.json", "run.json"),
         *("checkpoint-9", "checkpoint-18"),
     }
