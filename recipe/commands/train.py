@@ -21,6 +21,7 @@ from recipe.model.loading import add_tails, check_length, load_model
 from recipe.model.offloading import restore_prefix
 from recipe.model.tokenizer import load_tokenizer, vocabulary_note
 from recipe.model.weights import fingerprint
+from recipe.process.allocator import keep_freed_memory
 from recipe.process.failures import as_refusal, in_one_line
 from recipe.process.launcher import describe_processes
 from recipe.process.progress import quiet_libraries, say
@@ -49,6 +50,7 @@ def train(arguments: RecipeArguments) -> RunReport | None:
         RunError: the loss became non-finite, a frozen weight changed, or the disk is full.
         Stopped: by SIGTERM or Ctrl-C.
     """
+    keep_freed_memory()
     with stop_requests() as request:
         return _train(arguments, request)
 
