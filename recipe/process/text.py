@@ -7,6 +7,7 @@ from collections.abc import Sequence
 JOINER = "\u200d"  # which emoji are made of
 SECRET = re.compile(r"--\w+[_-]token(=|$)")
 LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
+CLAUSE = re.compile(r"; | \(|: (?=leave )|, (?=or |unless )")  # where the part of an error on what to do begins
 MARKDOWN = re.compile(r"[\\`*_\[\]()<>!|~&:@$]|(?<=www)\.")
 
 
@@ -45,6 +46,15 @@ def one_line(said: object, limit: int = 300) -> str:
     """What a library says in an error, without its line breaks, cut where it becomes an essay."""
     text = " ".join(str(said).split())
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def before_clause_with(pattern: re.Pattern[str], text: str) -> str:
+    """`text` up to the clause of an error in which `pattern` is found; whole where it is not."""
+    found = pattern.search(text)
+    if found is None:
+        return text
+    *_, end = [0, *(clause.start() for clause in CLAUSE.finditer(text, 0, found.start()))]
+    return text[:end] + ")" * (text.count("(", 0, end) - text.count(")", 0, end))
 
 
 def without_logins(text: str) -> str:

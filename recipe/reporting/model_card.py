@@ -183,3 +183,18 @@ def mistakes(scored: Scored) -> list[dict[str, Any]]:
             said = {"label": names[answers.labels[place]], "answered": names[answers.logits[place].argmax()]}
         found.append({**pair, **said, "confidence": confidence[place]})
     return found
+
+
+def examples(scored: Scored, each: int = 3) -> list[list[str]]:
+    """The sentences of the first rows of a split, so many of each label; of scores as many as of two labels."""
+    regression = scored.answers.regression
+    left = {0: 2 * each} if regression else dict.fromkeys(range(min(len(scored.names), 4)), each)
+    found: list[list[str]] = []
+    for pair in iterate(scored.split.pairs):
+        label = 0 if regression else pair["label"]
+        if left.get(label, 0):
+            left[label] -= 1
+            found.append([pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None])
+        if not any(left.values()):
+            break
+    return found

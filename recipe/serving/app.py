@@ -24,6 +24,7 @@ from recipe.errors import RunError, UserError
 from recipe.process.exiting import exit_on_error
 from recipe.process.progress import say, told_while_it_lasts
 from recipe.process.signals import stop_requests
+from recipe.reporting.model_card import Scored
 from recipe.serving.asking import ask_validation, load_asked
 from recipe.serving.space import write_space
 
@@ -50,9 +51,9 @@ def serve(arguments: RecipeArguments, server_name: str, server_port: int | None)
         asked = load_asked(arguments)
         try:
             with told_while_it_lasts("answering the validation split"):
-                validation: Any = ask_validation(asked)
+                validation: Scored | None = ask_validation(asked)
         except (UserError, RunError) as error:
-            validation = str(error)
+            validation = None
             say(arguments.training, f"note: no examples and no mistakes are shown: {error}")
         page = build_page(Tried(asked, validation, folder)).queue(max_size=64)
         theme = gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,22 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import TrainerCallback
 
-from recipe.arguments import DataArguments, RecipeArguments
+from recipe.arguments import DataArguments, ModelArguments, RecipeArguments
 from recipe.batches.tokenization import encode_batch
 from recipe.batches.tokens import describe_cut, read_tokens
 from recipe.commands.answering import answer, answer_lines
 from recipe.commands.evaluate import open_labelled
 from recipe.data.opening import require_split
-from recipe.data.splits import iterate, iterate_batches, unit_of
+from recipe.data.splits import iterate_batches, unit_of
 from recipe.errors import RunError, UserError
 from recipe.evaluation.answers import answer_pairs
 from recipe.internals import forget_loaders
 from recipe.model.base_model import readable_labels
 from recipe.model.loading import check_labels, load_fine_tuned
+from recipe.process.text import before_clause_with
 from recipe.reporting.model_card import Scored
 from recipe.training.build import build_trainer
 from recipe.training.trainer import FreezeTrainer
 
+ARGUMENTS = [field.name for kind in (DataArguments, ModelArguments) for field in dataclasses.fields(kind)]
+FLAG = re.compile(rf"--(?:{'|'.join(ARGUMENTS)})\b")
 LONGEST = 100_000  # characters that are typed or pasted; a file's sentence may be longer
 SHOWN = 100  # rows of a file that a page shows
 
@@ -108,7 +112,7 @@ def ask_pair(asked: Asked, first: str, second: str | None) -> PairAnswer:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pair.jsonl"
         path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-        with _in_words(f"{path}:1: ", ""):
+        with _in_words(asked, f"{path}:1: ", ""):
             data = _reading(asked, path, column_names=None, **own)
             (pair,) = iterate_batches(require_split(data, "test").pairs)
     orders = (("sentence1", "sentence2"), ("sentence2", "sentence1"))[: len(row)]
@@ -130,7 +134,7 @@ def ask_file(asked: Asked, path: Path, target: Path) -> FileAnswer:
     """
     first: list[str] = []
     answered = cut = 0
-    with _in_words(str(path), path.name), open(target, "w", encoding="utf-8") as file:
+    with _in_words(asked, str(path), path.name), open(target, "w", encoding="utf-8") as file:
         data = _reading(asked, path, on_bad_row="skip")
         split = require_split(data, "test")
         check_labels(asked.trainer.model, split, asked.arguments.model.model_name_or_path)
@@ -138,8 +142,12 @@ def ask_file(asked: Asked, path: Path, target: Path) -> FileAnswer:
             file.writelines(lines)
             first += lines[: SHOWN - len(first)]
             answered, cut = answered + len(lines), cut + more
-    notes = [*split.left_out(), *split.notes, *describe_cut(split.source, cut, answered)]
-    return FileAnswer(first, [f"{answered:,} {split.unit}", *(note.replace(str(path), path.name) for note in notes)])
+    notes = [*split.left_out(), *split.notes]
+    notes += [
+        note.replace("--max_length", f"{data.max_length} tokens") for note in describe_cut(path.name, cut, answered)
+    ]
+    notes = [_without_flags(asked, note.replace(str(path), path.name)) for note in notes]
+    return FileAnswer(first, [f"{answered:,} {split.unit}", *notes])
 
 
 def ask_validation(asked: Asked) -> Scored:
@@ -155,21 +163,6 @@ def ask_validation(asked: Asked) -> Scored:
     return Scored(split, answer(asked.arguments, model, tokenizer, split), asked.names)
 
 
-def examples(scored: Scored, each: int = 3) -> list[list[str]]:
-    """The sentences of the first rows of a split, so many of each label; of scores as many as of two labels."""
-    regression = scored.answers.regression
-    left = {0: 2 * each} if regression else dict.fromkeys(range(min(len(scored.names), 4)), each)
-    found: list[list[str]] = []
-    for pair in iterate(scored.split.pairs):
-        label = 0 if regression else pair["label"]
-        if left.get(label, 0):
-            left[label] -= 1
-            found.append([pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None])
-        if not any(left.values()):
-            break
-    return found
-
-
 def _reading(asked: Asked, path: Path, **changed: Any) -> DataArguments:
     """The run's arguments for a file of a visitor's; where they name no labels, the model's are those of the file."""
     data = asked.arguments.data
@@ -183,9 +176,18 @@ def _reading(asked: Asked, path: Path, **changed: Any) -> DataArguments:
 
 
 @contextmanager
-def _in_words(place: str, name: str) -> Iterator[None]:
-    """Errors that speak of a visitor's input by its own name, and not by where it lies here."""
+def _in_words(asked: Asked, place: str, name: str) -> Iterator[None]:
+    """Errors that speak of a visitor's input by its own name, not by where it lies here, and of no flags."""
     try:
         yield
     except (UserError, RunError) as error:
-        raise UserError(str(error).replace(place, name)) from None
+        raise UserError(_without_flags(asked, str(error).replace(place, name))) from None
+
+
+def _without_flags(asked: Asked, text: str) -> str:
+    """An error without what a flag would do about it, which a visitor does not have; columns can be renamed."""
+    if FLAG.match(text):  # what is wrong stands behind the flag and its value
+        text = text.partition(": ")[2]
+    kept = before_clause_with(FLAG, text)
+    renamed = "--text_column_names" in text[len(kept) :]
+    return f"{kept}; the columns {asked.arguments.data.text_column_names} are expected" if renamed else kept

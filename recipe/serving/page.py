@@ -14,8 +14,8 @@ from recipe.errors import Damaged, RunError, UserError
 from recipe.evaluation.metrics import by_name, decimals
 from recipe.file_names import FIGURES, PREDICTIONS, RESULTS
 from recipe.process.text import markdown, one_line
-from recipe.reporting.model_card import SCORES, Scored, mistakes
-from recipe.serving.asking import SHOWN, Asked, ask_file, ask_pair, examples
+from recipe.reporting.model_card import SCORES, Scored, examples, mistakes
+from recipe.serving.asking import SHOWN, Asked, ask_file, ask_pair
 from recipe.system.json_files import read_json
 
 # Fonts that a system has: the page asks no other server for any.
@@ -27,12 +27,12 @@ class Tried(NamedTuple):
     """What the page is about.
 
     Attributes:
-        validation: the answers to the run's validation split, or why there are none.
+        validation: the answers to the run's validation split, where it can be read.
         folder: where answers to files are put.
     """
 
     asked: Asked
-    validation: Scored | str
+    validation: Scored | None
     folder: Path
 
 
@@ -64,7 +64,7 @@ def _pair_tab(tried: Tried) -> None:
     with gr.Row():
         labels = [kind(label=title, elem_id=f"order{n}") for n, title in enumerate(orders, 1)]
     button.click(lambda *texts: _said_of_pair(tried.asked, texts), inputs, [said, *labels], **ONE_AT_A_TIME)
-    if isinstance(tried.validation, Scored):
+    if tried.validation is not None:
         label = "验证集的例子 · from the validation split"
         gr.Examples(examples(tried.validation), inputs, label=label, cache_examples=False, api_visibility="private")
 
@@ -117,8 +117,8 @@ def _said_of_file(tried: Tried, path: str, keys: Sequence[str]) -> tuple[str, st
 
 def _mistakes_tab(tried: Tried) -> None:
     scored = tried.validation
-    if isinstance(scored, str):
-        gr.Markdown(f"验证集读不到 · the validation split cannot be read: {markdown(scored)}", elem_id="no-mistakes")
+    if scored is None:
+        gr.Markdown("验证集不在这里 · the validation split is not here", elem_id="no-mistakes")
         return
     worst, source = mistakes(scored), markdown(scored.split.source)
     if scored.answers.regression:

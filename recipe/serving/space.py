@@ -18,10 +18,10 @@ from recipe.errors import UserError
 from recipe.file_names import FIGURES, MODEL, RESULTS, RUN
 from recipe.process.progress import say, told_while_it_lasts
 from recipe.process.signals import stop_requests
-from recipe.reporting.model_card import Scored, mistakes
+from recipe.reporting.model_card import Scored, examples, mistakes
 from recipe.reporting.outputs import check_writable
 from recipe.rows.columns import Columns
-from recipe.serving.asking import ask_validation, examples, load_asked
+from recipe.serving.asking import ask_validation, load_asked
 from recipe.system.files import whole_folder, write_json, write_text
 
 FILES = (

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from recipe.process.text import fenced, markdown, shown, without_logins
+from recipe.process.text import before_clause_with, fenced, markdown, shown, without_logins
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,18 @@ def test_no_address_is_told_with_its_password():
     told = "cannot be fetched from https://me:secret@mirror:9/a (Errno 111: http://secret@proxy)"
     assert without_logins(told) == "cannot be fetched from https://mirror:9/a (Errno 111: http://proxy)"
     assert without_logins("a@b.c stands in https://host/x@y") == "a@b.c stands in https://host/x@y"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("no 'a' (line 1 is read, unless --x does); columns b, c: give --y b,c", "no 'a' (line 1 is read)"),
+        ("no 'a' among (b); columns b, c: give --y b,c", "no 'a' among (b)"),
+        ("a file of .a, .b, or --x, which says more", "a file of .a, .b"),
+        ("line 1 is a header: leave --x a,b out; d", "line 1 is a header"),
+        ("(b); c, or d", "(b); c, or d"),
+        ("--x alone", ""),
+    ],
+)
+def test_an_error_without_what_a_flag_would_do_about_it(text, kept):
+    assert before_clause_with(re.compile("--[xy]"), text) == kept

@@ -8,8 +8,8 @@ from recipe.command_line.parsing import parse
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import UserError
-from recipe.reporting.model_card import mistakes
-from recipe.serving.asking import ask_file, ask_pair, ask_validation, examples, load_asked
+from recipe.reporting.model_card import examples, mistakes
+from recipe.serving.asking import ask_file, ask_pair, ask_validation, load_asked
 from tests.utils import make_pairs, make_scored, write_jsonl
 
 
@@ -67,12 +67,41 @@ def test_rows_that_are_no_pairs_are_left_out_and_named(asked, tmp_path):
     assert found.notes == ["2 pairs", "2 bad rows left out, the first: some.csv:3: sentence2 is empty"]
 
 
+def test_what_is_said_of_a_file_names_no_flags(asked, tmp_path):
+    path = tmp_path / "some.tsv"
+    path.write_text(f'sentence1\tsentence2\n花呗\t{"借" * 99}\n花呗 "\t借呗\n花呗\t借呗\t1\n')
+    assert answered(asked, path)[1].notes == [
+        "2 pairs",
+        "1 bad rows left out, the first: some.tsv:4: 3 fields under 2 column names: '花呗'",
+        "some.tsv: quotes are text",
+        "note: 1 of 2 pairs of some.tsv are cut at 32 tokens",
+    ]
+    asked.trainer.model.config.id2label = {0: "unlike", 1: "alike"}
+    own = asked.arguments._replace(data=dataclasses.replace(asked.arguments.data, label_names=["0", "1"]))
+    with pytest.raises(UserError, match=r"^its labels are unlike, alike, those of some.tsv different, same$"):
+        answered(asked._replace(arguments=own), path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("a.csv", b"\xff\xfe\x00", r"^a\.csv:1: byte 1 is not UTF-8; the file may be UTF-16"),
         ("a.json", b"", r"^a\.json: no sentence pairs in it"),
         ("a.json", b'{"q1": "a"}\n', r"^a\.json: no sentence pairs in it; 1 bad rows .*a\.json:1: no 'sentence1'"),
+        (
+            "a.csv",
+            b"q1,q2\na,b\n",
+            r"a\.csv:2: no 'sentence1' among the keys q1, q2 \(line 1 is read as the column names\); "
+            r"the columns sentence1,sentence2 are expected$",
+        ),
+        (
+            "a.json",
+            b'{"q1": "a", "q2": "b"}',
+            r"among the keys q1, q2; the columns sentence1,sentence2 are expected$",
+        ),
+        ("a.json", b'{"sentence1": "a", "sentence2": "b", "label": "x"}', r": label is 'x'; 0 or 1 is expected$"),
+        ("a.csv", b"a,a\nb,c\n", r"the column 'a' stands twice; each .* expected \(line 1 is read as them\)$"),
+        ("a.txt", b"a", r"^a\.txt: a file ending in \.json.*, plain or \.gz, is expected$"),
         ("a.parquet", b"PAR1", r"^a\.parquet: not a Parquet file"),
         ("a.gz", b"\x1f\x8b\x00", r"^a\.gz: a file ending in \.json"),
         ("a.json.gz", b"\x1f\x8b\x00", r"^a\.json\.gz: cannot be read"),
@@ -83,6 +112,7 @@ def test_a_broken_file_is_a_sentence_that_names_it_as_the_visitor_does(asked, tm
     with pytest.raises(UserError, match=said) as error:
         answered(asked, tmp_path / name)
     assert str(tmp_path) not in str(error.value)
+    assert "--" not in str(error.value)  # a visitor has no flags
 
 
 def test_nothing_is_computed_once_the_page_is_closed(asked, pairs_dir):

@@ -21,7 +21,7 @@ def test_a_page_of_scores_speaks_of_no_probabilities(arguments, tmp_path):
     words = ["--do_predict", f"--model_name_or_path={run}", "--use_cpu"]
     predict(parse([*words, "--eval_split=validation"]))
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()]
-    tried = page.Tried(load_asked(parse(words)), "", tmp_path)
+    tried = page.Tried(load_asked(parse(words)), None, tmp_path)
     tried = tried._replace(validation=ask_validation(tried.asked))
     shown = json.dumps(page.build_page(tried).get_config_file(), ensure_ascii=False, default=str)
     assert "mean absolute error" in shown
