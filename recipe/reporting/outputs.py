@@ -58,12 +58,11 @@ def check_output(folder: Path, base: str) -> None:
     """
     try:
         str(folder.absolute()).encode()
-        folder.exists()
     except UnicodeEncodeError:
         raise UserError(f"--output_dir {folder}: its path is not UTF-8, which weights cannot be saved to") from None
-    except OSError as error:  # its name is too long
-        raise _not_writable("--output_dir", folder, error) from error
-    if folder.is_dir() and Path(base).is_dir() and folder.samefile(base):
+    if not os.path.isdir(folder):  # False also of a name that is too long, which the lock refuses
+        return
+    if Path(base).is_dir() and folder.samefile(base):
         raise UserError(f"--output_dir {folder}: the model to start from is there; name another folder")
     for name in NAMES:
         if (folder / name).is_dir():
@@ -124,11 +123,7 @@ def check_writable(folder: Path, flag: str = "--output_dir") -> None:
         for each in missing:
             each.rmdir()
     except OSError as error:
-        raise _not_writable(flag, folder, error) from error
-
-
-def _not_writable(flag: str, folder: Path, error: OSError) -> UserError:
-    return UserError(f"{flag} {folder}: {error.strerror}; a folder that can be written is expected")
+        raise UserError(f"{flag} {folder}: {error.strerror}; a folder that can be written is expected") from error
 
 
 def _is_a_runs(folder: Path) -> bool:

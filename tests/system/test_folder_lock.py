@@ -32,8 +32,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused(arguments, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match=r"--output_dir .*: (Not a directory|File exists)"):
         train(arguments())
-    with pytest.raises(UserError, match=r"--output_dir .*: File name too long"), locked(tmp_path / ("x" * 300)):
-        pass
+    with pytest.raises(UserError, match=r"--output_dir .*: File name too long"):
+        train(arguments(f"--output_dir={tmp_path / ('x' * 300)}"))
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
