@@ -1,5 +1,6 @@
 """The Trainer's arguments with this recipe's defaults and flags."""
 
+import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from recipe.internals import use_one_gpu
+from recipe.process.text import without_places
 from recipe.system.arithmetic import multiplies_in_bfloat16
 from recipe.system.distributed import meeting
 
@@ -108,6 +110,10 @@ class FreezeTrainingArguments(TrainingArguments):
         # several GPUs without a launcher would become nn.DataParallel, which multiplies the loss by their number and
         # hands a cached batch's indices to the wrong rows
         use_one_gpu(self)
+
+    def to_json_string(self) -> str:
+        """What TensorBoard keeps, in files that are pushed: without this machine's folders."""
+        return json.dumps(without_places(self.to_dict()), indent=2)
 
     def _kind_of_device(self) -> str:
         """What training will run on, asked before the Trainer sets it up."""

@@ -1,8 +1,11 @@
-"""Text of a user's or a stranger's, made harmless where it is shown: in a terminal, and in a model card."""
+"""Text of a user's or a stranger's, made harmless where it is shown: in a terminal, a model card, and on the Hub."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 JOINER = "\u200d"  # which emoji are made of
 SECRET = re.compile(r"--\w+[_-]token(=|$)")
@@ -73,3 +76,20 @@ def without_secrets(words: Sequence[str]) -> list[str]:
         elif "=" not in word and words:
             words.pop(0)
     return kept
+
+
+def without_places(content: Any) -> Any:
+    """JSON content, or a command line's words, whose absolute paths on this machine are their last names alone.
+
+    A path is the whole of a text, or stands behind the = of a flag; text that only looks like one stays.
+    """
+    if isinstance(content, dict):
+        return {key: without_places(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_places(value) for value in content]
+    if not isinstance(content, str):
+        return content
+    flag, equals, value = content.partition("=") if content.startswith("--") else ("", "", content)
+    parts = Path(value).parts
+    here = len(parts) > 1 and Path(value).is_absolute() and os.path.exists(os.path.join(*parts[:2]))
+    return f"{flag}{equals}{parts[-1]}" if here else content

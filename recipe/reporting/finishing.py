@@ -1,11 +1,12 @@
 """The end of a run: its model is written before anything else, then scored, then its results, and its card last."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers.trainer_utils import TrainOutput
@@ -19,7 +20,7 @@ from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.weights import whole
 from recipe.process.progress import say
-from recipe.process.text import one_line, without_logins
+from recipe.process.text import one_line, without_logins, without_places
 from recipe.reporting.console import RunReport
 from recipe.reporting.model_card import Scored, write_card
 from recipe.reporting.outputs import NAMES, card_names, staged, write_model
@@ -28,6 +29,7 @@ from recipe.system.distributed import together
 from recipe.system.files import sha256_of
 from recipe.training.trainer import FreezeTrainer
 
+RECORDS = (RUN, STATE, SCORES)  # which may name folders: of the data, of checkpoints, of the model compared with
 TENSORBOARD = "runs/*/events.out.tfevents.*"  # what --report_to tensorboard leaves in output_dir
 
 
@@ -146,6 +148,8 @@ def write_card_or_warn(
 def push(trainer: FreezeTrainer) -> None:
     """Push the run's own files to the Hub: answers to users' sentences may lie beside them, and checkpoints do.
 
+    What they say of this machine's folders stays here, where run.json needs it to be evaluated again.
+
     Raises:
         RunError: it cannot be reached, or does not take them.
     """
@@ -155,13 +159,28 @@ def push(trainer: FreezeTrainer) -> None:
     own: dict[str, Any] = {"repo_id": trainer.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
     try:
         trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
-        commit = HfApi().upload_folder(folder_path=args.folder, allow_patterns=[*NAMES, TENSORBOARD], **own)
+        commit = HfApi().create_commit(operations=_pushed(args.folder), commit_message="A fine-tuned model", **own)
     except Exception as error:
         raise RunError(
             f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
             f"{args.output_dir}, and the same command pushes it"
         ) from error
     say(args, f"pushed          {without_logins(commit.repo_url.url)}")
+
+
+def _pushed(folder: Path) -> list[CommitOperationAdd]:
+    """The files as they go to the Hub: a record that names places of this machine without them, others as they are."""
+    found: list[CommitOperationAdd] = []
+    for path in [*(folder / name for name in NAMES), *sorted(folder.glob(TENSORBOARD))]:
+        if not path.is_file():
+            continue
+        sent: Any = path
+        if path.name in RECORDS:
+            content = json.loads(path.read_text("utf-8"))
+            public = without_places(content)
+            sent = path if public == content else json.dumps(public, indent=2).encode()
+        found.append(CommitOperationAdd(path.relative_to(folder).as_posix(), sent))
+    return found
 
 
 def _warn(trainer: FreezeTrainer, what: str, error: Exception) -> None:

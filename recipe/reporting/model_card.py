@@ -16,7 +16,7 @@ from recipe.data.splits import Split, iterate, unit_of
 from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import by_name, decimals
 from recipe.file_names import CARD, CONFUSION, CURVE, RELIABILITY, SCATTER
-from recipe.process.text import fenced, markdown, without_secrets
+from recipe.process.text import fenced, markdown, without_places, without_secrets
 from recipe.reporting.console import RunReport, describe_memory, format_plan
 from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability, draw_scatter
 from recipe.reporting.scores import format_threshold
@@ -105,7 +105,7 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
         "unit": unit_of(arguments.data),
         "rows": _rows(scores) if scored else [],
         "mistakes": mistakes(scored) if scored else None,
-        "command": shlex.join(["python", *without_secrets(sys.argv)]),
+        "command": shlex.join(["python", *without_places(without_secrets(sys.argv))]),
         "report": report,
         "memory": describe_memory(report),
         "fingerprints": data + weights,

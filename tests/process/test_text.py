@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from recipe.process.text import before_clause_with, fenced, markdown, shown, without_logins
+from recipe.process.text import before_clause_with, fenced, markdown, shown, without_logins, without_places
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,18 @@ def test_no_address_is_told_with_its_password():
 )
 def test_an_error_without_what_a_flag_would_do_about_it(text, kept):
     assert before_clause_with(re.compile("--[xy]"), text) == kept
+
+
+def test_a_place_is_its_last_name_and_what_looks_like_one_stays(tmp_path):
+    content = {"a": [str(tmp_path / "my data" / "x"), 3, None], "b": {"c": f"{tmp_path}/x.json and 2 more"}, "d": "x/y"}
+    assert without_places(content) == {"a": ["x", 3, None], "b": {"c": "x.json and 2 more"}, "d": "x/y"}
+    words = [
+        f"--output_dir={tmp_path}/run",
+        "--data_dir",
+        f"{tmp_path}/x",
+        "--delimiter=/",
+        "--label_names",
+        "/",
+        "/no/",
+    ]
+    assert without_places(words) == ["--output_dir=run", "--data_dir", "x", *words[3:]]

@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
@@ -49,7 +50,8 @@ def beside(tmp_path):
 def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_path, monkeypatch, capsys):
     pushed = tmp_path / "pushed"
     secret = ["--hub_token=hf_secret1", "--hub-token", "hf_secret2"]
-    monkeypatch.setattr(sys, "argv", ["run_freeze.py", "--seed", "1", *secret, "--push_to_hub"])
+    there = [f"--output_dir={beside}", "--data_dir", str(beside / "data")]
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "run_freeze.py"), "--seed", "1", *there, *secret, "--push_to_hub"])
 
     def gone(*_, **__):
         raise ConnectionError("no route\nto host")
@@ -58,12 +60,13 @@ def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_p
         ask(endpoint, monkeypatch)
         parsed = arguments("--model_card=true", "--push_to_hub=true", "--report_to=tensorboard", *secret)
         with monkeypatch.context() as patched:
-            patched.setattr(HfApi, "upload_folder", gone)
+            patched.setattr(HfApi, "create_commit", gone)
             told = r"^--push_to_hub: ConnectionError: no route to host; the model is whole in .*run, and the same"
             with pytest.raises(RunError, match=told):
                 train(parsed)
         written = (beside / "model.safetensors").stat().st_mtime_ns
         predict(parse(["--do_predict", f"--model_name_or_path={beside}", "--use_cpu"]))
+        evaluate(parse(["--do_eval", f"--model_name_or_path={beside}", f"--against={beside}", "--use_cpu"]))
         there = {path.name for path in beside.iterdir()}
         assert {"predictions.jsonl", "afqmc_predict.json", "checkpoint-9"} <= there
         assert "pushed" not in capsys.readouterr().out
@@ -73,10 +76,38 @@ def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_p
     found = {path.relative_to(pushed).as_posix() for path in pushed.rglob("*") if path.is_file()}
     assert [name for name in found - set(NAMES) if "/events.out.tfevents." not in name] == []
     assert set(NAMES) - found == {SCATTER}
-    for name in found:
+    for name in found - {"run.json", "trainer_state.json", "eval_results.json"}:
         assert (pushed / name).read_bytes() == (beside / name).read_bytes()
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert b"hf_secret" not in path.read_bytes(), path
     card = (pushed / "README.md").read_text()
     assert "## What was frozen" in card
-    assert "python run_freeze.py --seed 1 --push_to_hub\n" in card
+    assert "python run_freeze.py --seed 1 --output_dir=run --data_dir data --push_to_hub\n" in card
+
+
+def test_what_is_pushed_names_no_folder_of_this_machine(arguments, pairs_dir, tiny_model, tmp_path, monkeypatch):
+    run, pushed = tmp_path / "run", tmp_path / "pushed"
+    monkeypatch.setattr(
+        sys, "argv", [str(tmp_path / "run_freeze.py"), f"--output_dir={run}", "--data_dir", str(pairs_dir)]
+    )
+    with hub({"models/someone/run": pushed}) as endpoint:
+        ask(endpoint, monkeypatch)
+        parsed = arguments("--model_card=true", "--report_to=tensorboard", "--hub_token=hf_x", "--push_to_hub=true")
+        train(parsed)
+        evaluate(parse(["--do_eval", f"--model_name_or_path={run}", f"--against={run}", "--use_cpu"]))
+        train(parsed)
+    found = [path for path in pushed.rglob("*") if path.is_file()]
+    for path in found:
+        content = path.read_bytes()
+        for place in (tmp_path, pairs_dir, tiny_model, Path.home() / ".cache"):
+            assert str(place).encode() not in content, path
+    sent = {path.name: json.loads(path.read_text()) for path in found if path.suffix == ".json"}
+    here = json.loads((run / "run.json").read_text())
+    assert (sent["run.json"]["arguments"]["data"]["data_dir"], here["arguments"]["data"]["data_dir"]) == (
+        pairs_dir.name,
+        str(pairs_dir),
+    )
+    assert sent["run.json"].keys() == here.keys()
+    assert sent["trainer_state.json"]["best_model_checkpoint"] == "checkpoint-9"
+    assert sent["eval_results.json"]["eval_source"] == "dev.json"
+    assert sent["eval_results.json"]["eval_mcnemar"]["against"] == "run"
