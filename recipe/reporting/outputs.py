@@ -32,18 +32,8 @@ from recipe.system.files import TEMPORARY, publish, remove_temporary, staging_fo
 from recipe.system.json_files import read_json
 
 NAMES = (
-    *(
-        "config.json",
-        MODEL,
-        "modeling.py",
-        "cls_layer.py",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        RUN,
-        STATE,
-        SCORES,
-    ),
-    *(RESULTS, "train_results.json", CARD, *FIGURES),
+    *("config.json", MODEL, "modeling.py", "cls_layer.py", "tokenizer.json", "tokenizer_config.json"),
+    *(RUN, STATE, SCORES, RESULTS, "train_results.json", CARD, *FIGURES),
 )
 
 

@@ -4,19 +4,24 @@ At batch 32 the arithmetic of a cached step is over before Python has launched i
 """
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator, DistributedType
 
 from recipe.arguments import FreezeTrainingArguments
 from recipe.cache.cached_split import PrefixCache
 from recipe.internals import allow_recompiles
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
+from recipe.training.loss import LossWatch
 
 PAD_TO_MULTIPLE_OF = 8  # tokens; batches of AFQMC then have 17 lengths, none above 136
 SHARE = 0.5  # of the free memory, which the tail's weights, gradients and moments must fit into as well
 GRAPHS = 64  # lengths of batches, and those of the last and shorter batch of an epoch
 BACKEND = "inductor"
+LOOK_EVERY = 16  # steps, of some milliseconds each
 
 
 def free_bytes(device: torch.device) -> int:
@@ -43,6 +48,19 @@ def place_caches(caches: list[PrefixCache], args: FreezeTrainingArguments) -> li
             return [cache.to(args.device, PAD_TO_MULTIPLE_OF) for cache in caches]
         say(args, f"prefix cache: {size / 1e9:.2f} GB stay with the host, {free / 1e9:.2f} GB of GPU memory are free")
     return [replace(cache, pad_to_multiple_of=PAD_TO_MULTIPLE_OF) for cache in caches]
+
+
+def watch_losses(optimizer: Any, accelerator: Accelerator, folder: Path) -> LossWatch:
+    """A LossWatch that waits for a GPU every so many steps, and for a CPU, which is waited for anyhow, in each.
+
+    In each too where something else has a say in `found_inf` (a scaler), or in which rank's weights are where.
+    """
+    plain = accelerator.scaler is None and accelerator.distributed_type in (
+        DistributedType.NO,
+        DistributedType.MULTI_GPU,
+    )
+    every = LOOK_EVERY if plain and accelerator.device.type == "cuda" else 1
+    return LossWatch(optimizer, folder, every, accelerator.num_processes)
 
 
 def compile_tail(model: BertForPairwiseCLS, accumulation: int) -> None:

@@ -11,6 +11,7 @@ from recipe.errors import Stopped
 from recipe.evaluation.metrics import decimals
 from recipe.process.progress import Progress, say
 from recipe.process.signals import StopRequest
+from recipe.training.accelerator import LOOK_EVERY
 
 
 class EpochLines(TrainerCallback):
@@ -106,7 +107,7 @@ class SaveAndStop(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for a checkpoint where a signal has come."""
-        if self._requested(args):
+        if self._requested(args, state):
             control.should_save = True
         last = float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
         if control.should_save and last and args.eval_strategy == "epoch":
@@ -119,17 +120,22 @@ class SaveAndStop(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop behind the checkpoint that the signal asked for."""
-        if self._requested(args):
+        if self._requested(args, state):
             raise Stopped(
                 self.request.signum or signal.SIGTERM,
                 f"stopped at step {state.global_step} of {state.max_steps}, saved in {args.output_dir}/"
                 f"checkpoint-{state.global_step}; the same command carries on from there",
             )
 
-    def _requested(self, args: TrainingArguments) -> bool:
-        """Whether a signal has reached any rank: all must stop behind the same step."""
+    def _requested(self, args: TrainingArguments, state: TrainerState) -> bool:
+        """Whether a signal has reached any rank: all must stop behind the same step.
+
+        GPUs are not waited for in every step: they ask each other every `LOOK_EVERY`.
+        """
         if args.world_size == 1:
             return bool(self.request.signum)
+        if args.device.type == "cuda" and state.global_step % LOOK_EVERY:
+            return False
         flag = torch.tensor(self.request.signum, device=args.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         self.request.signum = int(flag)

@@ -1,16 +1,22 @@
-"""The training loss over an optimizer step: cross-entropy, weighted by label if asked for; squared error of scores."""
+"""The training loss over an optimizer step: cross-entropy, weighted by label if asked for; squared error of scores.
+
+And whether it is a number.
+"""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import AdamW
 
+from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
-from recipe.errors import UserError
+from recipe.errors import RunError, UserError
 from recipe.model.modeling import summed_loss
 from recipe.process.text import shown
 
@@ -34,6 +40,64 @@ def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Ca
         return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))
 
     return loss
+
+
+class LossWatch:
+    """Stops a run at the first loss that is not finite, without waiting for a GPU in every step.
+
+    From that loss on AdamW's fused kernel leaves weights and moments as they are: it is told so on the device, as a
+    gradient scaler tells it of an overflow (`found_inf`). The host looks a few steps later.
+
+    Args:
+        folder: the run's, where its last good checkpoint is.
+        every: steps between two looks; 1 where the optimizer has no such kernel.
+        ranks: processes whose gradients are averaged, so that one's loss is every one's matter.
+    """
+
+    def __init__(self, optimizer: Any, folder: Path, every: int = 1, ranks: int = 1) -> None:
+        self._optimizer, self._folder, self._ranks = getattr(optimizer, "optimizer", optimizer), folder, ranks
+        fused = isinstance(self._optimizer, AdamW) and self._optimizer.defaults["fused"]
+        self._every = every if fused else 1
+        self._steps: list[tuple[int, float]] = []
+        self._losses: list[Tensor] = []
+        self._bad: Tensor | None = None
+
+    def add(self, loss: Tensor, step: int) -> None:
+        """Note a step's loss (), before the optimizer takes the step; looks where it is time to."""
+        self._steps.append((step, self._optimizer.param_groups[0]["lr"]))
+        self._losses.append(loss.detach().float())
+        if self._every > 1:
+            bad = (~loss.detach().isfinite()).float()
+            if self._ranks > 1:
+                torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+            self._bad = bad if self._bad is None else torch.maximum(self._bad, bad)
+            self._optimizer.found_inf = self._bad
+        if len(self._steps) >= self._every:
+            self.look()
+
+    def look(self) -> None:
+        """Wait for the device, and have it tell.
+
+        Raises:
+            RunError: a loss is not finite. The weights are still good.
+        """
+        if not self._steps:
+            return
+        bad = torch.zeros_like(self._losses[0]) if self._bad is None else self._bad
+        *values, elsewhere = torch.stack([*self._losses, bad]).tolist()
+        steps, self._steps, self._losses = self._steps, [], []
+        for value, (step, rate) in zip(values, steps, strict=True):
+            if not math.isfinite(value):
+                self._refuse(value, step, rate)
+        if elsewhere:  # another rank's
+            self._refuse(math.nan, *steps[-1])
+
+    def _refuse(self, value: float, step: int, rate: float) -> None:
+        last = next(iter(checkpoint_folders(self._folder)), None)
+        raise RunError(
+            f"the loss is {value} at step {step} (learning rate {rate:.3g}); stopped before the weights changed; last "
+            f"good checkpoint: {last or 'none yet'}. A smaller --learning_rate or --max_grad_norm is the usual way out"
+        )
 
 
 def parse_class_weights(text: str | None, names: Sequence[str]) -> list[float] | None:

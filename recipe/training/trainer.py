@@ -23,6 +23,8 @@ from recipe.internals import set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
 from recipe.process.text import one_line
 from recipe.system.files import describe_free
+from recipe.training.accelerator import watch_losses
+from recipe.training.loss import LossWatch
 
 
 class FreezeTrainer(Trainer):
@@ -36,6 +38,7 @@ class FreezeTrainer(Trainer):
     run: Mapping[str, Any] = MappingProxyType({})
     encode_seconds: float = 0.0
     _step_loss: Tensor | None = None  # of the micro-batches since the last step
+    _watch: LossWatch | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """The training micro-batches of this rank, not sharded by accelerate: they are this rank's own already."""
@@ -60,6 +63,7 @@ class FreezeTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's; a score that is undefined, NaN to its callbacks, is null in its history: NaN is no JSON."""
+        self._look()
         super().log(logs, start_time)
         entry = self.state.log_history[-1]
         entry |= {name: None for name, value in entry.items() if isinstance(value, float) and math.isnan(value)}
@@ -71,22 +75,19 @@ class FreezeTrainer(Trainer):
             RunError: the loss is not finite. The optimizer has not stepped, so the weights are still good.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # Its value is waited for once an optimizer step; NaN of any micro-batch shows in the sum.
+        # NaN of any micro-batch shows in the sum
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         if self.accelerator.sync_gradients:
-            value, self._step_loss = self._step_loss.item(), None
-            self._check_loss(value)
+            whole, self._step_loss = self._step_loss, None
+            if self._watch is None:
+                self._watch = watch_losses(self.optimizer, self.accelerator, Path(self.args.output_dir))
+            self._watch.add(whole, self.state.global_step + 1)
         return loss
 
-    def _check_loss(self, value: float) -> None:
-        if not math.isfinite(value):
-            rate = self.optimizer.param_groups[0]["lr"]
-            last = next(iter(checkpoint_folders(Path(self.args.output_dir))), None)
-            raise RunError(
-                f"the loss is {value} at step {self.state.global_step + 1} (learning rate {rate:.3g}); stopped "
-                f"before the weights changed; last good checkpoint: {last or 'none yet'}. A smaller --learning_rate or "
-                "--max_grad_norm is the usual way out"
-            )
+    def _look(self) -> None:
+        """Before a loss is logged, or weights are saved."""
+        if self._watch is not None:
+            self._watch.look()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
@@ -106,6 +107,7 @@ class FreezeTrainer(Trainer):
         Raises:
             RunError: it cannot be written. What was written of it is removed; the older ones are as they were.
         """
+        self._look()
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:

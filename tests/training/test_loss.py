@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,8 @@ from recipe.commands.train import train
 from recipe.data.opening import require_split
 from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import iterate
-from recipe.errors import UserError
-from recipe.training.loss import class_weights, describe_weights, mean_loss
+from recipe.errors import RunError, UserError
+from recipe.training.loss import LossWatch, class_weights, describe_weights, mean_loss
 
 
 def test_a_rank_without_an_example_adds_nothing():
@@ -95,3 +97,58 @@ def test_weights_are_part_of_what_a_resume_compares(arguments):
     train(arguments("--class_weights=1,5"))
     with pytest.raises(UserError, match="--class_weights"):
         train(arguments("--class_weights=1,6"))
+
+
+def watched_steps(folder, losses, optimizer=None, **options):
+    """Take a step for each loss; the weight as it was before each, and what stopped the run."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True) if optimizer is None else optimizer([weight], lr=0.1)
+    watch, before = LossWatch(optimizer, folder, **options), []
+    try:
+        for step, value in enumerate(losses, start=1):
+            before.append(weight.detach().clone())
+            weight.grad = torch.full((3,), value)
+            watch.add(torch.tensor(value), step)
+            optimizer.step()
+        watch.look()
+    except RunError as error:
+        return before, weight.detach(), str(error)
+    return before, weight.detach(), None
+
+
+def test_a_gpu_is_looked_at_every_few_steps_and_no_weight_changes_meanwhile(tmp_path):
+    before, weight, told = watched_steps(tmp_path, [1.0, 2.0, math.inf, 1.0, 1.0, 1.0], every=5)
+    assert len(before) == 5
+    assert told.startswith("the loss is inf at step 3 (learning rate 0.1); stopped before the weights changed;")
+    assert torch.equal(weight, before[2])
+    assert not torch.equal(before[2], before[1])
+
+
+def test_looking_seldom_changes_no_byte(tmp_path):
+    losses = [1.0, -2.0, 0.5, 3.0, -1.0]
+    assert torch.equal(*(watched_steps(tmp_path, losses, every=every)[1] for every in (1, 3)))
+
+
+def test_what_is_left_at_the_end_is_looked_at(tmp_path):
+    before, weight, told = watched_steps(tmp_path, [1.0, math.nan, 1.0], every=8)
+    assert told.startswith("the loss is nan at step 2 ")
+    assert torch.equal(weight, before[1])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_optimizer_that_cannot_be_told_is_stopped_at_once(tmp_path, optimizer):
+    before, weight, told = watched_steps(tmp_path, [1.0, math.nan, 1.0], optimizer, every=8)
+    assert told.startswith("the loss is nan at step 2 ")
+    assert len(before) == 2
+    assert torch.equal(weight, before[1])
+
+
+def test_another_ranks_loss_stops_this_one_too(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda bad, op: (calls.append(op), bad.fill_(float(len(calls) == 2)))
+    )
+    before, weight, told = watched_steps(tmp_path, [1.0, 2.0, 3.0, 4.0], every=4, ranks=2)
+    assert told.startswith("the loss is nan at step 4 ")
+    assert torch.equal(weight, before[1])
+    assert set(calls) == {torch.distributed.ReduceOp.MAX}

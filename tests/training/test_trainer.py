@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from recipe.errors import RunError
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_model
 from recipe.model.tokenizer import load_tokenizer
+from recipe.training import trainer as trainer_module
 from recipe.training.build import build_trainer
 from recipe.training.feeding import train_batches
+from recipe.training.loss import LossWatch
 from recipe.training.trainer import FreezeTrainer
 from tests.checkpoints.contents import STEPS
 from tests.launching import fork_ranks, fsdp_env, small_run
@@ -133,6 +136,26 @@ def test_checkpoints_hold_what_is_trained(arguments, tmp_path):
     names = load_file(checkpoint / "trainable.safetensors").keys()
     assert {name.split(".layer.")[-1][0] for name in names if ".layer." in name} == {"2", "3"}
     assert not (checkpoint / "config.json").exists()
+
+
+def test_a_loss_that_is_no_number_is_told_of_late_where_a_gpu_is_waited_for_seldom(arguments, tmp_path, monkeypatch):
+    real, weights = FreezeTrainer.compute_loss, {}
+
+    def compute_loss(self, *args, **kwargs):
+        weights[self.state.global_step] = self.model.classifier.weight.detach().clone()
+        loss = real(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step == 10 else loss
+
+    monkeypatch.setattr(FreezeTrainer, "compute_loss", compute_loss)
+    watch = partial(LossWatch, every=4)
+    monkeypatch.setattr(trainer_module, "watch_losses", lambda optimizer, _, folder: watch(optimizer, folder))
+    with pytest.raises(
+        RunError, match=rf"the loss is nan at step 11 .*last good checkpoint: {tmp_path}/run/checkpoint-9"
+    ):
+        train(arguments("--num_train_epochs=2", "--logging_steps=100"))
+    assert max(weights) == 12
+    assert not torch.equal(weights[9], weights[10])
+    assert torch.equal(weights[10], weights[12])
 
 
 def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(arguments, tmp_path, monkeypatch):
