@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import pipeline
 
 from recipe.checkpoints.manifest import open_checkpoint
+from recipe.checkpoints.restoring import open_resumable
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
@@ -154,9 +155,13 @@ def test_a_correlation_with_constant_labels_is_undefined_wherever_it_is_told(reg
 
 def test_no_answers_with_an_undefined_score_are_the_best(regression, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recipe.evaluation.regression.correlation", lambda *_, **__: None)  # as of constant answers
+    run = tmp_path / "run"
     train(regression("--prefix_cache=off", "--num_train_epochs=2"))
     assert "last Pearson    undefined after epoch 2 (Spearman undefined)" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["best"] is False
+    assert strict_json(run)["run.json"]["results"]["best"] is False
+    for checkpoint in checkpoint_folders(run):  # from which a run goes on
+        assert strict_json(checkpoint)["trainer_state.json"]["best_metric"] is None
+        assert open_resumable(checkpoint).step
 
 
 SIX = ("--num_train_epochs=2", "--max_train_samples=37", "--save_strategy=steps", "--save_steps=3", "--eval_steps=3")

@@ -1,6 +1,5 @@
 """Accuracy and its company, offline: scikit-learn behind evaluate's interface, SciPy for intervals and tests."""
 
-import math
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +49,7 @@ def headline(scores: Mapping[str, Any]) -> tuple[str, str]:
 
 def decimals(score: float | None) -> str:
     """A score as it is shown; a word where it is undefined: a correlation with a constant, an AUC without a label."""
-    return "undefined" if score is None or math.isnan(score) else f"{score:.4f}"
+    return "undefined" if score is None else f"{score:.4f}"
 
 
 def majority_baseline(labels: np.ndarray) -> float:
@@ -58,19 +57,17 @@ def majority_baseline(labels: np.ndarray) -> float:
     return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+def compute_metrics(prediction: EvalPrediction) -> dict[str, Any]:
     """What each evaluation tells, from logits (examples, labels) and label_ids (examples,).
 
     accuracy, majority_baseline, loss, f1, mcc, ece, and, where each label occurs, roc_auc and average_precision; with
     two labels f1 and average_precision are of label 1, with more they are means over labels. The loss is the mean over
     examples and takes the place of the Trainer's, which is a mean over batches as if the last were full
-    (Trainer.evaluation_loop) and so changes with the batch size. Of scores, which have one column: `basic_scores`, NaN
-    for None: the Trainer compares, and NaN is never the best.
+    (Trainer.evaluation_loop) and so changes with the batch size. Of scores, which have one column: `basic_scores`.
     """
     logits, labels = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
     if logits.shape[1] == 1:
-        found = basic_scores(logits[:, 0], labels)
-        return {name: math.nan if value is None else value for name, value in found.items()}
+        return basic_scores(logits[:, 0], labels)
     probabilities, predictions = softmax(logits, axis=-1), logits.argmax(-1)
     with tempfile.TemporaryDirectory() as folder:  # evaluate makes one all the same, in HOME by itself
         accuracy = Accuracy(keep_in_memory=True, cache_dir=folder)

@@ -62,11 +62,9 @@ class FreezeTrainer(Trainer):
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's; a score that is undefined, NaN to its callbacks, is null in its history: NaN is no JSON."""
+        """The Trainer's; no loss is logged before it is looked at."""
         self._look()
         super().log(logs, start_time)
-        entry = self.state.log_history[-1]
-        entry |= {name: None for name, value in entry.items() if isinstance(value, float) and math.isnan(value)}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass.
@@ -97,6 +95,11 @@ class FreezeTrainer(Trainer):
         elif self.args.should_save:
             model.save_pretrained(folder, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)
+
+    def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
+        """The Trainer's; a score that is undefined, None, is never the best."""
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        return metrics.get(name, math.inf) is not None and super()._determine_best_metric(metrics, trial)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing: a checkpoint is not a model, and the folder has no model before the end of training."""

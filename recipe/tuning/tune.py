@@ -7,6 +7,7 @@ search goes on from it; a trial that falls behind the others is pruned after an 
 """
 
 import dataclasses
+import math
 import shlex
 from typing import Any
 
@@ -91,7 +92,7 @@ def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
     optuna = require_optuna()
     trainer.hyperparameter_search(
         hp_space=search_space,
-        compute_objective=lambda metrics: metrics[f"eval_{searched_by(trainer.args)}"],
+        compute_objective=lambda metrics: _objective(metrics, trainer.args),
         n_trials=max(0, trials - trials_done(study)),
         direction=direction_of(trainer.args),
         backend="optuna",
@@ -103,6 +104,12 @@ def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
     )
     if not any(trial.state.name == "COMPLETE" for trial in study.trials):
         raise RunError(f"{trainer.args.output_dir}/{STUDY}: no trial ran to its end, so there are no best settings")
+
+
+def _objective(metrics: dict[str, Any], args: TrainingArguments) -> float:
+    """What Optuna compares; it lets a trial fail whose score is undefined, NaN to it."""
+    score = metrics[f"eval_{searched_by(args)}"]
+    return math.nan if score is None else float(score)
 
 
 def searched_by(args: TrainingArguments) -> str:

@@ -8,7 +8,7 @@ import yaml
 from recipe.command_line.parsing import parse
 from recipe.errors import RunError, UserError
 from recipe.tuning.study import SEARCHED, STUDY, keeping, open_study, trials_done
-from recipe.tuning.tune import tune
+from recipe.tuning.tune import _objective, tune
 
 
 def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir, tmp_path, capsys):
@@ -146,3 +146,12 @@ def test_a_study_that_cannot_be_written_is_one_line(arguments, tmp_path):
         keeping(tmp_path / STUDY),
     ):
         study.ask()
+
+
+@pytest.mark.parametrize(("score", "state"), [(0.5, "COMPLETE"), (None, "FAIL")])
+def test_a_trial_whose_score_is_undefined_fails_and_is_not_the_best(arguments, score, state):
+    study = optuna.create_study(direction="maximize")
+    metrics = {"eval_pearson": score}
+    args = arguments("--task_type=regression").training
+    study.optimize(lambda trial: trial.report(found := _objective(metrics, args), 1) or found, n_trials=1)
+    assert study.trials[0].state.name == state
