@@ -60,7 +60,7 @@ class LossWatch:
         self._every = every if fused else 1
         self._steps: list[tuple[int, float]] = []
         self._losses: list[Tensor] = []
-        self._bad: Tensor | None = None
+        self._bad: list[Tensor] = []  # of each step since the last look, whether one of any rank's up to it was
 
     def add(self, loss: Tensor, step: int) -> None:
         """Note a step's loss (), before the optimizer takes the step; looks where it is time to."""
@@ -70,8 +70,8 @@ class LossWatch:
             bad = (~loss.detach().isfinite()).float()
             if self._ranks > 1:
                 torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
-            self._bad = bad if self._bad is None else torch.maximum(self._bad, bad)
-            self._optimizer.found_inf = self._bad
+            self._bad.append(torch.maximum(self._bad[-1], bad) if self._bad else bad)
+            self._optimizer.found_inf = self._bad[-1]
         if len(self._steps) >= self._every:
             self.look()
 
@@ -83,14 +83,12 @@ class LossWatch:
         """
         if not self._steps:
             return
-        bad = torch.zeros_like(self._losses[0]) if self._bad is None else self._bad
-        *values, elsewhere = torch.stack([*self._losses, bad]).tolist()
-        steps, self._steps, self._losses = self._steps, [], []
-        for value, (step, rate) in zip(values, steps, strict=True):
-            if not math.isfinite(value):
-                self._refuse(value, step, rate)
-        if elsewhere:  # another rank's
-            self._refuse(math.nan, *steps[-1])
+        found = torch.stack([*self._losses, *self._bad]).tolist()
+        steps, self._steps, self._losses, self._bad = self._steps, [], [], []
+        values, bad = found[: len(steps)], found[len(steps) :] or [0.0] * len(steps)
+        for value, elsewhere, (step, rate) in zip(values, bad, steps, strict=True):
+            if elsewhere or not math.isfinite(value):
+                self._refuse(math.nan if math.isfinite(value) else value, step, rate)  # NaN for another rank's
 
     def _refuse(self, value: float, step: int, rate: float) -> None:
         last = next(iter(checkpoint_folders(self._folder)), None)
