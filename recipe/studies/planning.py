@@ -6,14 +6,17 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from recipe.arguments import DataArguments, ModelArguments, RecipeArguments
 from recipe.checkpoints.identity import ARITHMETIC, given_arguments
 from recipe.command_line.parsing import parse
 from recipe.data.opening import require_split
 from recipe.errors import UserError
 from recipe.model.base_model import open_base
-from recipe.model.freezing import parse_layers
-from recipe.model.loading import load_model
+from recipe.model.freezing import freeze
+from recipe.model.loading import add_tails, load_model
+from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.tokenizer import load_tokenizer
 from recipe.model.weights import fingerprint
 from recipe.studies.settings import Setting
@@ -65,11 +68,25 @@ def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Plann
     model, data = (json.dumps(vars(part)) for part in (arguments.model, arguments.data))
     if model not in read:
         read[model] = read_model(arguments.model)
-    frozen = parse_layers(arguments.freeze.freeze_layers, read[model]["layers"])
+    depth = _frozen_depth(arguments)
     if data not in read:
         read[data] = _read_data(arguments.data)
-    depth = next(layer for layer in range(len(frozen) + 1) if layer not in frozen)
     return Planned(setting, key_of(arguments, read[model], read[data]), depth, read[data]["validation"])
+
+
+def _frozen_depth(arguments: RecipeArguments) -> int:
+    """Layers of the frozen prefix, of a model that is frozen and given its tails without any weights.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    config = open_base(arguments.model).config
+    config.name_or_path = arguments.model.name  # which an error names
+    with torch.device("meta"):
+        model = BertForPairwiseCLS(config)
+        freeze(model, arguments.freeze)
+        add_tails(model, arguments.model.num_tails)
+    return model.prefix_depth or 0
 
 
 def key_of(arguments: RecipeArguments, model: dict[str, Any], data: dict[str, Any]) -> str:

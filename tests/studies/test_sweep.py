@@ -95,6 +95,11 @@ def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, mo
         (Comparison(over=["learning_rat=1,2"]), r"--learning_rat"),
         (Comparison(over=["learning_rate=1e-3,fast"]), r"--learning_rate"),
         (Comparison(over=["freeze_layers=0-1,0-4"]), r"--freeze_layers 0-4: no layer 4; the model's layers are 0-3"),
+        (
+            Comparison(over=["freeze_embeddings=true,false", "num_tails=2"]),
+            r"--num_tails 2: the embeddings are trained",
+        ),
+        (Comparison(over=["freeze_modules=layer.3,layer.4"]), r"--freeze_modules 'layer.4': matches no parameter"),
         (Comparison(over=["eval_strategy=epoch,no"]), r"--eval_strategy no: a sweep compares accuracies"),
         (Comparison(over=["max_eval_samples=10,-1"]), r"--max_eval_samples -1"),
         (Comparison(depths=[2, 5]), r"--depths 2 5: the model has 4 layers; 0 to 4 is expected"),
