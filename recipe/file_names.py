@@ -2,6 +2,7 @@
 
 RUN = "run.json"  # what a run followed from; with it, the run is finished
 MODEL = "model.safetensors"
+CODE = ("modeling.py", "cls_layer.py")  # beside every saved model; the first imports the second
 SCORES = "eval_results.json"
 RESULTS = "all_results.json"
 CARD = "README.md"

@@ -15,6 +15,7 @@ from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.errors import Damaged, UserError
 from recipe.file_names import (
     CARD,
+    CODE,
     CONFUSION,
     CURVE,
     FIGURES,
@@ -32,7 +33,7 @@ from recipe.system.files import TEMPORARY, publish, remove_temporary, staging_fo
 from recipe.system.json_files import read_json
 
 NAMES = (
-    *("config.json", MODEL, "modeling.py", "cls_layer.py", "tokenizer.json", "tokenizer_config.json"),
+    *("config.json", MODEL, *CODE, "tokenizer.json", "tokenizer_config.json"),
     *(RUN, STATE, SCORES, RESULTS, "train_results.json", CARD, *FIGURES),
 )
 

@@ -11,7 +11,7 @@ from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.errors import Damaged
 from recipe.evaluation.answers import answer_pairs
 from recipe.evaluation.metrics import score
-from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
+from recipe.file_names import CARD, CODE, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.process.progress import say
 from recipe.reporting.console import RunReport
 from recipe.reporting.finishing import scored_of, write_card_or_warn
@@ -75,6 +75,8 @@ def _missing(arguments: RecipeArguments, record: dict[str, Any]) -> list[str]:
     cards = card_names(scored, arguments.data.task_type == "regression")
     expected = {name for name in record["files"] if name not in (CARD, *FIGURES, MODEL)}
     missing = set(missing_files(folder, sorted(expected)))
+    if missing & set(CODE):
+        missing |= set(CODE)  # of an earlier release there may be one file, which needed no other
     if SCORES in missing:
         missing.add(RESULTS)
     if STATE in missing and _newest_state(folder) is None:

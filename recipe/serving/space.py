@@ -15,7 +15,7 @@ import recipe
 from recipe.arguments import DataArguments, RecipeArguments
 from recipe.data.splits import iterate
 from recipe.errors import UserError
-from recipe.file_names import FIGURES, MODEL, RESULTS, RUN
+from recipe.file_names import CODE, FIGURES, MODEL, RESULTS, RUN
 from recipe.process.progress import say, told_while_it_lasts
 from recipe.process.signals import stop_requests
 from recipe.reporting.model_card import Scored, examples, mistakes
@@ -24,16 +24,7 @@ from recipe.rows.columns import Columns
 from recipe.serving.asking import ask_validation, load_asked
 from recipe.system.files import whole_folder, write_json, write_text
 
-FILES = (
-    "config.json",
-    MODEL,
-    "modeling.py",
-    "cls_layer.py",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    RESULTS,
-    *FIGURES,
-)
+FILES = ("config.json", MODEL, *CODE, "tokenizer.json", "tokenizer_config.json", RESULTS, *FIGURES)
 SHOWN = "mistakes-and-examples.jsonl"
 # What says where data are, or how much of them is read; a visitor's file is read by all the others.
 PLACES = {"data_dir", "train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name", "eval_split"}

@@ -66,3 +66,18 @@ def test_a_model_that_cannot_be_scored_is_written_all_the_same(arguments, tmp_pa
     assert results["eval_accuracy"] == report.metrics["eval_accuracy"] == history(folder, "eval_accuracy")[-1]
     assert "eval_f1" in json.loads((folder / "all_results.json").read_text())
     assert b"## Scores on 30 validation pairs" in (folder / "README.md").read_bytes()
+
+
+def test_code_is_made_again_with_what_it_imports(arguments, tmp_path):
+    folder = tmp_path / "run"
+    train(arguments())
+    whole = files_of(folder)
+    (folder / "cls_layer.py").unlink()  # as of a release in which modeling.py stood alone
+    record = json.loads(whole["run.json"])
+    record["files"].remove("cls_layer.py")
+    (folder / "run.json").write_text(json.dumps(record))
+    train(arguments())
+    assert not (folder / "cls_layer.py").exists()
+    (folder / "modeling.py").unlink()
+    train(arguments())
+    assert all(files_of(folder)[name] == whole[name] for name in ("modeling.py", "cls_layer.py"))
