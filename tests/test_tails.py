@@ -19,9 +19,10 @@ from recipe.commands.train import train
 from recipe.errors import UserError
 from recipe.model.base_model import name_labels, open_base
 from recipe.model.freezing import freeze
-from recipe.model.loading import add_tails, load_model
+from recipe.model.loading import add_tails, load_fine_tuned, load_model
 from recipe.serving.export import export
 from recipe.training.loss import mean_loss
+from tests.published import edit_json
 from tests.utils import ROOT, history, outcome
 
 EACH_STEP = ("--num_tails=3", "--num_train_epochs=2", "--save_steps=1", "--eval_steps=1", "--save_total_limit=99")
@@ -177,6 +178,10 @@ def test_one_tail_is_what_it_always_was(arguments, tmp_path):
     [
         (["--num_tails=2", "--freeze_layers=none"], "--num_tails 2: the embeddings are trained"),
         (["--num_tails=2", "--freeze_embeddings=false"], "--num_tails 2: the embeddings are trained"),
+        (
+            ["--num_tails=2", "--freeze_layers=all", r"--unfreeze_modules=\.bias$"],
+            "--num_tails 2: the embeddings are trained, or some of them, ",
+        ),
         (["--num_tails=0"], "--num_tails 0: a whole number from 1 to 64 is expected"),
         (["--num_tails=65"], "--num_tails 65: a whole number from 1 to 64 is expected"),
     ],
@@ -194,6 +199,35 @@ def test_other_numbers_of_tails_are_refused(arguments, tmp_path):
         train(arguments("--num_tails=3", "--num_train_epochs=2"))
     with pytest.raises(UserError, match=r"--model_name_or_path .*run: a model of 2 tails"):
         train(arguments(f"--model_name_or_path={tmp_path / 'run'}", f"--output_dir={tmp_path / 'next'}"))
+
+
+@pytest.mark.parametrize("num_tails", [1, 2])
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"num_tails": 0}, "num_tails 0 in its config.json; 1 to 64 are expected"),
+        ({"num_tails": 10**9}, "num_tails 1000000000 in its config.json; 1 to 64 are expected"),
+        ({"num_tails": "2"}, "num_tails '2' in its config.json; 1 to 64 are expected"),
+        ({"num_tails": 3}, "it has no other_tails."),
+        ({"frozen_prefix_depth": "two"}, "frozen_prefix_depth 'two' in its config.json; 0 to 4 are expected"),
+        ({"frozen_prefix_depth": 5}, "frozen_prefix_depth 5 in its config.json; 0 to 4 are expected"),
+        ({"frozen_prefix_depth": -2}, "frozen_prefix_depth -2 in its config.json; 0 to 4 are expected"),
+        ({"frozen_prefix_depth": None}, "frozen_prefix_depth None in its config.json; 0 to 4 are expected"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_is_one_line(tiny_model, tmp_path, num_tails, changed, told):
+    load(tiny_model, num_tails).save_pretrained(tmp_path / "run")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "run")
+    edit_json(tmp_path / "run" / "config.json", frozen_prefix_depth=2)
+    arguments = words(tmp_path / "run", "--do_eval", "--max_length=32")
+    load_fine_tuned(arguments)
+    edit_json(tmp_path / "run" / "config.json", **changed)
+    if num_tails == 1 and changed == {"frozen_prefix_depth": None}:  # a run whose embeddings were trained
+        load_fine_tuned(arguments)
+        return
+    with pytest.raises(UserError) as caught:
+        load_fine_tuned(arguments)
+    assert told in str(caught.value)
 
 
 def test_two_ranks_train_what_one_does(tmp_path, tiny_model, pairs_dir):

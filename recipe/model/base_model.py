@@ -36,7 +36,7 @@ PARTS = (
     ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
     ("vocab.txt", "tokenizer.json"),
 )
-MOST = 1000  # layers, or heads: a layer takes memory before it is known whether there are weights for it
+MOST, MOST_TAILS = 1000, 64  # layers or heads; each takes memory before it is known whether there are weights for it
 POINTER = b"version https://git-lfs"
 
 
@@ -108,10 +108,14 @@ def _kind(name: str, values: dict[str, Any]) -> str:
 
 
 def _check_config(config: BertPairwiseCLSConfig) -> None:
-    for key in ("num_hidden_layers", "num_attention_heads"):
-        found = getattr(config, key)
-        if not 1 <= found <= MOST:
-            raise ValueError(f"{key} {found} in its config.json; 1 to {MOST:,} are expected")
+    """What a model is built by: of a run's keys those that are there, or that several tails stand on."""
+    limits = {"num_hidden_layers": (1, MOST), "num_attention_heads": (1, MOST)}
+    limits |= {"num_tails": (1, MOST_TAILS), "frozen_prefix_depth": (0, config.num_hidden_layers)}
+    for key, (least, most) in limits.items():
+        found = getattr(config, key, None)
+        needless = found is None and key in OF_A_RUN and getattr(config, "num_tails", 1) == 1
+        if not needless and (type(found) is not int or not least <= found <= most):
+            raise ValueError(f"{key} {found!r:.40} in its config.json; {least} to {most:,} are expected")
     if config.hidden_act not in ACT2FN:
         raise ValueError(f"hidden_act {config.hidden_act!r:.40} in its config.json; gelu, relu or the like is expected")
 

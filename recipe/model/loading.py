@@ -75,8 +75,8 @@ def add_tails(model: BertForPairwiseCLS, num_tails: int) -> None:
         return
     if model.prefix_depth is None:
         raise UserError(
-            f"--num_tails {num_tails}: the embeddings are trained, so that the tails would share nothing; frozen "
-            "embeddings or layers are expected, such as --freeze_layers 0-9"
+            f"--num_tails {num_tails}: the embeddings are trained, or some of them, so that the tails would share "
+            "nothing; --freeze_layers 0-9 or the like is expected, and no --unfreeze_modules that matches them"
         )
     model.config.num_tails, model.config.frozen_prefix_depth = num_tails, model.prefix_depth
     own = model.bert.encoder.layer[model.prefix_depth :]
