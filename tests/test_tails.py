@@ -193,6 +193,17 @@ def test_what_cannot_be_is_one_line(arguments, tmp_path, flags, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_several_tails_go_on_from_gives_its_classifier_to_one(arguments, tmp_path, capsys):
+    train(arguments())
+    again = [f"--model_name_or_path={tmp_path / 'run'}", f"--output_dir={tmp_path / 'next'}", "--max_steps=1"]
+    train(arguments(*again, "--num_tails=2", "--learning_rate=1e-9"))
+    told = f"classifier: goes on from that of {tmp_path / 'run'}, new in every other tail; labels"
+    assert told in capsys.readouterr().out
+    before, after = (load_fine_tuned(words(tmp_path / name, "--max_length=32"))[0] for name in ("run", "next"))
+    torch.testing.assert_close(after.classifier.weight, before.classifier.weight)
+    assert (after.other_tails[0].classifier.weight - before.classifier.weight).abs().max() > 0.01
+
+
 def test_other_numbers_of_tails_are_refused(arguments, tmp_path):
     train(arguments("--num_tails=2"))
     with pytest.raises(UserError, match=r"--num_tails 3: it was 2 in"):

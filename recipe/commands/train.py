@@ -175,6 +175,7 @@ def _eval_split(arguments: RecipeArguments) -> Split | None:
 
 
 def _describe_classifier(base: Base, continues: bool) -> str:
-    """Where the classifier comes from."""
+    """Where the classifier comes from; only one of several tails goes on from a run's."""
     names = ", ".join(base.config.id2label.values())
-    return f"classifier: {f'goes on from that of {base.name}' if continues else 'new'}; labels {names}"
+    others = ", new in every other tail" if base.args.num_tails > 1 else ""
+    return f"classifier: {f'goes on from that of {base.name}{others}' if continues else 'new'}; labels {names}"
