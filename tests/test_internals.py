@@ -16,6 +16,7 @@ TRAINER_METHODS = {
     "_save": ("output_dir", "state_dict"),
     "_push_from_checkpoint": ("checkpoint_folder",),
     "_save_checkpoint": ("model", "trial"),
+    "_determine_best_metric": ("metrics", "trial"),
     "_finalize_training": ("trial", "num_train_samples", "start_time"),
     "_init_training_state": (
         "max_steps",
