@@ -8,6 +8,7 @@ from recipe.training_arguments import FreezeTrainingArguments, option
 
 DEFAULT_CACHE_DIR = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "freeze-recipe")
 DEFAULT_MODEL = "google-bert/bert-base-chinese"
+MOST_TAILS = 64  # each takes memory before it is known whether there are weights for it
 
 
 @dataclass

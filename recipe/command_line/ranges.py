@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from recipe.arguments import MOST_TAILS
 from recipe.errors import UserError
 
 MOST = 2**31 - 1  # of any whole number; what would be more is a slip of the keyboard
@@ -26,7 +27,7 @@ RULES: list[tuple[str, Callable[[Any], bool], tuple[str, ...]]] = [
         ),
     ),
     ("a whole number of at least 8", lambda value: 8 <= value <= MOST, ("max_length",)),
-    ("a whole number from 1 to 64", lambda value: 1 <= value <= 64, ("num_tails",)),
+    (f"a whole number from 1 to {MOST_TAILS}", lambda value: 1 <= value <= MOST_TAILS, ("num_tails",)),
     ("a whole number from 0 to 1024", lambda value: 0 <= value <= 1024, ("dataloader_num_workers",)),
     ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
     (

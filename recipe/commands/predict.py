@@ -54,9 +54,8 @@ def predict(arguments: RecipeArguments) -> None:
     """
     to_folder = arguments.data.test_file != "-" and arguments.training.process_index == 0
     folder = arguments.training.folder
-    model, tokenizer = load_fine_tuned(
-        arguments
-    )  # or it is missing, which the lock's folder, often its own, would hide
+    # before the lock, whose folder, often the model's own, would hide that it is missing
+    model, tokenizer = load_fine_tuned(arguments)
     with locked(folder, name=LOCK) if to_folder else contextlib.nullcontext():
         if to_folder:
             check_answers(folder, [PREDICTIONS, submission_name(arguments.data)])

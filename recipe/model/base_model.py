@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from transformers import BertConfig
 from transformers.activations import ACT2FN
 
-from recipe.arguments import ModelArguments
+from recipe.arguments import MOST_TAILS, ModelArguments
 from recipe.errors import UserError
 from recipe.file_names import WEIGHTS
 from recipe.model.modeling import BertPairwiseCLSConfig
@@ -36,7 +36,7 @@ PARTS = (
     ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
     ("vocab.txt", "tokenizer.json"),
 )
-MOST, MOST_TAILS = 1000, 64  # layers or heads; each takes memory before it is known whether there are weights for it
+MOST = 1000  # layers, or heads: a layer takes memory before it is known whether there are weights for it
 POINTER = b"version https://git-lfs"
 
 
