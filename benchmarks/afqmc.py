@@ -2,6 +2,7 @@
 """What freezing costs on AFQMC: the points of sweeps as data (afqmc.json), and the table and figure made from them.
 
 python -m benchmarks.afqmc add "INT8-dequantised BERT-base-zh" outputs/sweep    # a sweep's points, old ones kept
+python -m benchmarks.afqmc add "..." outputs/other --name "first 3 layers"      # named so before its flags
 python -m benchmarks.afqmc                                                      # docs/accuracy.md's table, accuracy.png
 """
 
@@ -9,6 +10,7 @@ import argparse
 import base64
 import json
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,12 @@ def machine() -> str:
     return names[0] if names else platform.machine()
 
 
-def add(model: str, folder: Path) -> None:
-    """Put a sweep's points into afqmc.json; a point that is there already is replaced."""
+def add(model: str, folder: Path, name: str | None) -> None:
+    """Put a sweep's points into afqmc.json; a point that is there already is replaced.
+
+    Args:
+        name: of what their flags do not tell, such as a part of the model.
+    """
     content = json.loads(DATA.read_text()) if DATA.exists() else {"majority": None, "points": []}
     record = json.loads((folder / RESULTS).read_text())
     content["majority"] = record["majority"]
@@ -43,7 +49,13 @@ def add(model: str, folder: Path) -> None:
             right = found["probabilities"].argmax(-1) == found["labels"]
         assert len(right) == PAIRS, f"{path}: {len(right)} pairs, which is not AFQMC's validation split"
         packed = base64.b64encode(np.packbits(right).tobytes()).decode()
-        points[point["key"], point["seed"]] = {"model": model, "machine": machine(), **point, "right": packed}
+        points[point["key"], point["seed"]] = {
+            "model": model,
+            "name": name,
+            "machine": machine(),
+            **point,
+            "right": packed,
+        }
     content["points"] = list(points.values())
     lines = ",\n".join(json.dumps(point) for point in content["points"])
     DATA.write_text(f'{{"majority": {content["majority"]}, "points": [\n{lines}\n]}}\n')
@@ -53,7 +65,8 @@ def rows_of(points: list[dict[str, Any]]) -> list[Row]:
     """The settings of one model, those with the most trained parameters first."""
     parted: dict[str, list[dict[str, Any]]] = {}
     for point in points:
-        parted.setdefault(" ".join(f"{flag}={value}" for flag, value in point["setting"].items()), []).append(point)
+        flags = [f"{flag}={value}" for flag, value in point["setting"].items()]
+        parted.setdefault(" ".join([*filter(None, [point.get("name")]), *flags]), []).append(point)
     rows = []
     for name, here in parted.items():
         right = {
@@ -77,7 +90,8 @@ def show() -> None:
                 f"{row.name}: loss {row.mean('loss'):.4f}, accuracy {row.mean('accuracy'):.2f}, seeds {[*row.points]}"
             )
         if number == 0:
-            draw_sweep(rows, content["majority"], FIGURE)
+            short = [row._replace(name=re.sub(r"\b\w+=", "", row.name)) for row in rows]
+            draw_sweep(short, content["majority"], FIGURE)
 
 
 def main() -> None:
@@ -86,9 +100,10 @@ def main() -> None:
     parser.add_argument("action", nargs="?", choices=["add", "show"], default="show")
     parser.add_argument("model", nargs="?", help="which weights these are")
     parser.add_argument("folder", nargs="?", type=Path, help="a sweep's output_dir")
+    parser.add_argument("--name", help="what its flags do not tell, such as a part of the model")
     args = parser.parse_args()
     if args.action == "add":
-        add(args.model, args.folder)
+        add(args.model, args.folder, args.name)
     else:
         show()
 

@@ -1,15 +1,19 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoTokenizer, BertConfig
 
+from benchmarks import lora
 from benchmarks.batches import at_quantiles, epoch_batches, eval_batches, examples, lengths_of, make_model
 from benchmarks.loss_curves import draw, read_curve
 from benchmarks.report import TARGETS, compare, print_table
 from benchmarks.rows import ROWS, default_keys
 from benchmarks.scale import write_pairs
-from recipe.arguments import DataArguments
+from recipe.arguments import DataArguments, ModelArguments
 from recipe.data.opening import open_split
+from recipe.model.base_model import open_base
+from recipe.model.loading import load_model
 
 
 @pytest.mark.parametrize("system", ["b", "d", "h", "i16", "k16"])
@@ -62,6 +66,25 @@ def test_each_target_is_a_ratio_of_two_rows_of_the_run(capsys):
     assert share["measured"] == 0.6
     print_table(content)
     assert "| 26x | 20.00x | missed |" in capsys.readouterr().out
+
+
+def test_an_adapter_of_every_layer_counts_and_nothing_else_is_trained(tiny_model):
+    peft = pytest.importorskip("peft")
+    model = load_model(open_base(ModelArguments(model_name_or_path=str(tiny_model)))).eval()
+    batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
+    before = model(**batch).logits
+    lora.inject(model)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    layers = model.config.num_hidden_layers
+    assert len(trained) == 2 * 2 * layers + 2
+    assert all("lora_" in name or name.startswith("classifier.") for name in trained)
+    assert torch.allclose(model(**batch).logits, before, atol=1e-6)  # an adapter adds nothing at first
+    adapters = [part for part in model.modules() if isinstance(part, peft.tuners.lora.Linear)]
+    assert len(adapters) == 2 * layers
+    for adapter in adapters:
+        now = model(**batch).logits
+        torch.nn.init.normal_(adapter.lora_B["default"].weight)
+        assert not torch.equal(model(**batch).logits, now)
 
 
 def test_generated_pairs_are_pairs_in_shards(tmp_path):

@@ -38,6 +38,7 @@ class RunReport:
     first_step: int = 0  # that this process went on from; the seconds are its own
     encode_seconds: float = 0.0
     train_seconds: float = 0.0
+    earlier_train_seconds: float = 0.0  # of the processes before, as far as the checkpoint that this one went on from
     eval_seconds: float = 0.0
     total_seconds: float = 0.0
     gpu_bytes: int = 0
@@ -82,7 +83,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     lines.append("frozen          bit-identical to what was loaded (checked)")
     training = report.train_seconds - report.eval_seconds
     parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
-    lines.append(f"time            {report.total_seconds:.0f} s: {parts}")
+    before = f"; training before it, {report.earlier_train_seconds:.0f} s" if report.earlier_train_seconds else ""
+    lines.append(f"time            {report.total_seconds:.0f} s: {parts}{before}")
     lines.append(f"peak memory     {describe_memory(report)}")
     lines.append(f"model           {shown(str(output_dir))}")
     lines.append(f"next            make eval RUN={shown(shlex.quote(str(output_dir)))}")

@@ -27,6 +27,7 @@ from recipe.reporting.outputs import NAMES, card_names, staged, write_model
 from recipe.reporting.results import write_results
 from recipe.system.distributed import together
 from recipe.system.files import sha256_of
+from recipe.training.callbacks import TrainingTime
 from recipe.training.trainer import FreezeTrainer
 
 RECORDS = (RUN, STATE, SCORES)  # which may name folders: of the data, of checkpoints, of the model compared with
@@ -71,6 +72,8 @@ def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> 
         entry = found[0] if found else {"epoch": state.epoch}
         report.metrics = {key: value for key, value in entry.items() if key != "step"}
     report.train_seconds = output.metrics["train_runtime"]
+    clocks = [each for each in trainer.callback_handler.callbacks if isinstance(each, TrainingTime)]
+    report.earlier_train_seconds = sum(each.earlier for each in clocks)
     ours = [entry for entry in evaluations if entry["step"] > report.first_step]  # an earlier process made the others
     report.eval_seconds = sum(entry["eval_runtime"] for entry in ours)
     report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0

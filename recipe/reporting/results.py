@@ -40,6 +40,7 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "encode_seconds": round(report.encode_seconds, 1),
         "train_seconds": round(report.train_seconds, 1),
+        "earlier_train_seconds": report.earlier_train_seconds,
         "eval_seconds": round(report.eval_seconds, 1),
         "total_seconds": round(report.total_seconds, 1),
         "peak_memory_bytes": peak_memory(),

@@ -78,7 +78,9 @@ def _train(words: Sequence[str], folder: Path, planned: Planned, seed: int) -> d
 
 def _figures(run: Path) -> dict[str, Any]:
     """What a finished run says of its evaluations and its cost."""
-    said = read_json(run / file_names.RUN, {**COUNTS, **SECONDS})
+    said = read_json(run / file_names.RUN, {**COUNTS, **SECONDS, "earlier_train_seconds": float})
+    for part in ("train", "total"):  # of a run that was stopped and went on
+        said[f"{part}_seconds"] += said["earlier_train_seconds"]
     history = read_json(run / file_names.STATE, STATE)["log_history"]
     evaluations = [{part: each[part] for part in EVALUATION} for each in history if EVALUATION.keys() <= each.keys()]
     return {"evaluations": evaluations, **{part: said[part] for part in (*COUNTS, *SECONDS)}}

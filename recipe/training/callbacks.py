@@ -2,10 +2,12 @@
 
 import math
 import signal
+import time
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from recipe.errors import Stopped
 from recipe.evaluation.metrics import decimals
@@ -65,6 +67,27 @@ class EpochLines(TrainerCallback):
         """Take the bar away."""
         if self.progress is not None:
             self.progress.close()
+
+
+class TrainingTime(TrainerCallback, ExportableState):
+    """Seconds of training; a checkpoint's trainer_state.json carries them to the process that goes on from there.
+
+    Attributes:
+        earlier: those before this process.
+    """
+
+    def __init__(self, earlier: float = 0.0) -> None:
+        self.earlier = earlier
+        self._began: float | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        """What the Trainer saves, and makes this callback of again."""
+        own = 0.0 if self._began is None else time.perf_counter() - self._began
+        return {"args": {"earlier": round(self.earlier + own, 3)}, "attributes": {}}
 
 
 class AnswerLines(TrainerCallback):

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -13,6 +14,12 @@ from tests.utils import outcome, snapshot
 EACH_STEP = ("--num_train_epochs=2", "--save_strategy=steps", "--save_steps=1", "--save_total_limit=99")
 EACH_STEP += ("--eval_strategy=steps", "--eval_steps=1")
 ACCUMULATED = ("--per_device_train_batch_size=4", "--gradient_accumulation_steps=3")
+
+
+def clock(checkpoint):
+    """The seconds of training that a checkpoint carries on."""
+    callbacks = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
+    return callbacks["TrainingTime"]["args"]["earlier"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +46,9 @@ def test_a_run_resumed_at_any_step_ends_where_the_whole_one_does(arguments, tmp_
         report = train(arguments(*words, f"--output_dir={folder}"))
         assert outcome(tmp_path / "resumed") == outcome(tmp_path / "whole"), checkpoint.name
         assert 0 <= report.eval_seconds <= report.train_seconds  # its own seconds, not those before the stop
+        assert report.earlier_train_seconds == clock(checkpoint) > 0
+        said = json.loads((folder / "run.json").read_text())
+        assert said["earlier_train_seconds"] == report.earlier_train_seconds
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])

@@ -64,6 +64,20 @@ def test_a_points_figures_are_those_of_its_run_and_of_its_answers(words, tmp_pat
         sweep(words, Comparison(over=["freeze_layers=0-1"], seeds=[5]))
 
 
+def test_a_point_that_was_stopped_cost_what_it_cost_before_too(words, tmp_path, monkeypatch):
+    real = points_module.train
+
+    def train(arguments):
+        real(arguments)
+        path = arguments.training.folder / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"earlier_train_seconds": 1000.0}))
+
+    monkeypatch.setattr(points_module, "train", train)
+    sweep(words, Comparison(over=["freeze_layers=0-3"], seeds=[5]))
+    (point,) = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["points"]
+    assert 1000 < point["train_seconds"] < point["total_seconds"]
+
+
 def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, monkeypatch, capsys):
     losses = {("none", 0.01): 0.6, ("none", 0.1): 0.7, ("0-3", 0.01): 0.7, ("0-3", 0.1): 0.6}
     trained, real = [], points_module.train
