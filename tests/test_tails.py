@@ -22,6 +22,7 @@ from recipe.model.freezing import freeze
 from recipe.model.loading import add_tails, load_fine_tuned, load_model
 from recipe.serving.export import export
 from recipe.training.loss import mean_loss
+from tests.hub_server import hub
 from tests.published import edit_json
 from tests.utils import ROOT, history, outcome
 
@@ -137,21 +138,34 @@ def test_a_saved_model_of_several_answers_everywhere_as_its_run_did(arguments, t
     found = export(words(run, "--do_eval"))
     assert found.differences.keys() == {"model.onnx", "model_int8.onnx"}
     assert not (run / "stock").exists()
-    assert "stock           not written: 3 tails" in capsys.readouterr().out
+    assert "stock           not written: 3 tails have no place in a stock BERT\n" in capsys.readouterr().out
+    (run / "stock").mkdir()
+    export(words(run, "--do_eval"))
+    assert f"a stock BERT; {run / 'stock'} is of an earlier model\n" in capsys.readouterr().out
+    assert ask_pipeline(str(run), answers[0], tmp_path) == pytest.approx(answers[0]["probability"], abs=1e-5)
+    with hub({"models/someone/run": run}) as endpoint:
+        online = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        found = ask_pipeline("someone/run", answers[0], tmp_path, **online)
+    assert found == pytest.approx(answers[0]["probability"], abs=1e-5)
+
+
+def ask_pipeline(name, pair, place, **environment):
+    """The probability that transformers' pipeline gives a pair's answer, without this recipe."""
     code = (
         "import sys; from transformers import pipeline; import json\n"
-        f"classify = pipeline('text-classification', {str(run)!r}, trust_remote_code=True)\n"
-        f"pair = {{'text': {answers[0]['sentence1']!r}, 'text_pair': {answers[0]['sentence2']!r}}}\n"
+        f"classify = pipeline('text-classification', {name!r}, trust_remote_code=True)\n"
+        f"pair = {{'text': {pair['sentence1']!r}, 'text_pair': {pair['sentence2']!r}}}\n"
         "print(json.dumps(classify(pair)))\n"
         "assert 'recipe' not in sys.modules"
     )
-    environment = {**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment = {**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(place / "modules"), **environment}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True, check=True
     )
     answer = json.loads(done.stdout)
     answer = answer[0] if isinstance(answer, list) else answer
-    assert answer["score"] == pytest.approx(answers[0]["probability"], abs=1e-5)
+    assert answer["label"] == pair["prediction"]
+    return answer["score"]
 
 
 def test_its_checkpoints_become_whole_models(arguments, tmp_path):

@@ -103,7 +103,8 @@ def export(arguments: RecipeArguments) -> Exported:
     if "stock" in found.differences:
         say(args, f"stock           {args.folder / 'stock'}: transformers and CrossEncoder load it without remote code")
     else:
-        say(args, f"stock           not written: {model.config.num_tails} tails have no place in a stock BERT")
+        old = f"; {args.folder / 'stock'} is of an earlier model" if (args.folder / "stock").exists() else ""
+        say(args, f"stock           not written: {model.config.num_tails} tails have no place in a stock BERT{old}")
     parts = ", ".join(f"{name} within {value:.1e}" for name, value in found.differences.items())
     say(args, f"checked         logits of {len(mine.logits):,} pairs of {split.source}: {parts}")
     say(args, "pairs a second  " + ", ".join(f"{name} {value:,.0f}" for name, value in found.speeds.items()))
