@@ -41,6 +41,7 @@ class RunReport:
     earlier_train_seconds: float = 0.0  # of the processes before, as far as the checkpoint that this one went on from
     eval_seconds: float = 0.0
     total_seconds: float = 0.0
+    peak_bytes: int = 0  # of memory, where another process had it
     gpu_bytes: int = 0
 
 
@@ -120,7 +121,7 @@ def reset_peak_memory() -> None:
 def describe_memory(report: RunReport) -> str:
     """The most memory that the run has had."""
     gpu = f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
-    return f"{peak_memory() / 1e9:.2f} GB{gpu}"
+    return f"{(report.peak_bytes or peak_memory()) / 1e9:.2f} GB{gpu}"
 
 
 def format_finished(output_dir: str | None) -> str:

@@ -43,5 +43,6 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "earlier_train_seconds": report.earlier_train_seconds,
         "eval_seconds": round(report.eval_seconds, 1),
         "total_seconds": round(report.total_seconds, 1),
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": report.peak_bytes or peak_memory(),
+        "peak_gpu_bytes": report.gpu_bytes,
     }
