@@ -11,7 +11,7 @@ DEFAULT_MODEL = "google-bert/bert-base-chinese"
 MOST_TAILS = 64  # each takes memory before it is known whether there are weights for it
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelArguments:
     """Which model is fine-tuned."""
 
@@ -41,7 +41,7 @@ class ModelArguments:
         return self.model_name_or_path or DEFAULT_MODEL
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataArguments:
     """Which sentence pairs it is fine-tuned on."""
 
@@ -105,7 +105,7 @@ class DataArguments:
     )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class FreezeArguments:
     """What stays as it was pre-trained."""
 
@@ -120,7 +120,7 @@ class FreezeArguments:
     frozen_dropout: bool = option(False, "Let what is frozen drop out in training, as stock PyTorch does.")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CacheArguments:
     """How the frozen prefix's outputs are kept."""
 

@@ -157,5 +157,6 @@ def with_its_model(arguments: RecipeArguments) -> RecipeArguments:
     args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
     args.load_best_model_at_end = args.push_to_hub = False
     args.early_stopping_patience, args.report_to = None, []
-    mine = ModelArguments(args.output_dir, model.dtype, model.attn_implementation, model.against)
+    kept = {name: getattr(model, name) for name in ("dtype", "attn_implementation", "against")}
+    mine = ModelArguments(model_name_or_path=args.output_dir, **kept)
     return arguments._replace(training=args, model=mine)

@@ -51,7 +51,8 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
         raise UserError(f"{checkpoint.folder / MANIFEST}: {problem}; a checkpoint-N folder of a run is expected")
     given = {name.removeprefix("model."): value for name, value in manifest["identity"]["arguments"].items()}
     args = ModelArguments(
-        model_name_or_path or manifest["base_model"], given["dtype"], given["attn_implementation"], given["dropout"]
+        model_name_or_path=model_name_or_path or manifest["base_model"],
+        **{name: given[name] for name in ("dtype", "attn_implementation", "dropout")},
     )
     base = open_base(args)
     columns = given.get("data.text_column_names", DataArguments.text_column_names)

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import stat
@@ -20,11 +21,14 @@ from tests.utils import outcome
 
 
 def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path, monkeypatch):
-    train(arguments("--num_train_epochs=2", "--load_best_model_at_end=false"))
+    train(arguments("--num_train_epochs=2", "--load_best_model_at_end=false", "--dropout=0.25"))
     run = tmp_path / "run"
     last = open_checkpoint(run / "checkpoint-18")
     rebuild(last, tmp_path / "last" / "run")
     assert outcome(tmp_path / "last")[0] == outcome(tmp_path)[0]  # the same bytes
+    rebuilt, made = (json.loads((folder / "config.json").read_text()) for folder in (tmp_path / "last" / "run", run))
+    assert made["hidden_dropout_prob"] == 0.25
+    assert rebuilt | {"use_cache": False} == made  # which the Trainer switches off, and an encoder has no use for
     monkeypatch.setattr(sys, "argv", ["whole_model", str(run / "checkpoint-9"), str(tmp_path / "first")])
     main()
     first, final = (
@@ -85,7 +89,7 @@ def test_a_checkpoint_given_as_a_base_names_the_command_that_makes_it_whole(tmp_
     command = f"python -m recipe.commands.merge_checkpoint '{checkpoint}' FOLDER"
     for name, told in ((checkpoint, "a run's checkpoint, which holds the trained"), (run, "a run that has not ended")):
         with pytest.raises(UserError, match=rf"--model_name_or_path {name}: {told}.*: {re.escape(command)}$"):
-            open_base(ModelArguments(str(name)))
+            open_base(ModelArguments(model_name_or_path=str(name)))
 
 
 def outcome_files(folder):
