@@ -19,7 +19,8 @@ from recipe.system.arithmetic import ENVIRONMENT, describe_arithmetic
 
 LONG = 48  # tokens; few pairs of AFQMC have more
 # Tokens in a batch of pairs with up to LONG tokens, and in one of longer pairs: so small that filling up the last batch
-# of each length costs AFQMC 1.3 %, so large that the matrix units run at 82 to 104 % of the rate that 4,096 have.
+# of each length costs AFQMC's training split 1.3 %, so large that the matrix units run at 82 to 104 % of the rate that
+# 4,096 have.
 BATCH_TOKENS = {"cpu": (384, 256), "cuda": (4096, 1024)}
 WIDTH = 768  # that these are meant for; a narrower model, whose arithmetic is soon over, takes more tokens at once
 COMPUTED_WITH = ("device", "processor instructions", "attention kernels", "oneDNN", "float32 matrix products")

@@ -5,6 +5,7 @@ import pytest
 from recipe.command_line.parsing import build_parser
 from recipe.command_line.renamed import INSTEAD, hint
 from recipe.training_fields import REFUSED
+from tests.utils import ROOT
 
 KNOWN = build_parser()._option_string_actions
 
@@ -17,3 +18,12 @@ def test_what_is_given_in_place_of_a_flag_is_there_and_not_refused(name):
     assert not set(flags) & REFUSED.keys()
     for written in (name, f"--{name}", f"--{name.replace('_', '-')}"):
         assert hint(written, KNOWN).endswith(INSTEAD[name])
+
+
+def test_the_flags_that_others_come_with_are_answered():
+    tables = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8").partition("## sentence-transformers")[0]
+    cells = [line.split(" | ")[0] for line in tables.splitlines() if line.startswith("| ")]
+    names = {match[1] for cell in cells for match in re.finditer(r"`([a-z_0-9]+)(?:=\w+|: [\w-]+)?`", cell)}
+    assert {"cutoff_len", "end_to_end", "task_name", "freeze_trainable_layers"} < names
+    unanswered = [name for name in sorted(names) if f"--{name}" not in KNOWN and name not in INSTEAD]
+    assert unanswered == []
