@@ -1,9 +1,11 @@
 """Whether a checkpoint can be gone on from: all that a resume needs is there, of its shape, and torch reads it."""
 
+import contextlib
 import pickle
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from recipe.cache import cached_split
 from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.rotation import with_best
-from recipe.errors import Damaged
+from recipe.errors import Damaged, RunError
 from recipe.file_names import MANIFEST, STATE, WEIGHTS
 from recipe.process.text import one_line
 from recipe.system.json_files import misfit
@@ -159,3 +161,16 @@ CHECKS = {
     r"scaler\.pt": lambda path, _: isinstance(_load(path), dict),
     RANDOM.pattern: _random,
 }
+
+
+@contextlib.contextmanager
+def going_on(checkpoint: str | None) -> Iterator[None]:
+    """Say in one line what of a checkpoint, good as its files are, does not fit this run."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        advice = "without it the same command takes the one before"
+        raise RunError(f"{checkpoint}: cannot be gone on from ({reason}); {advice}") from error

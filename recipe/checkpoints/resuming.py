@@ -14,6 +14,7 @@ from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.restoring import open_resumable
 from recipe.checkpoints.rotation import (
+    best_step,
     checkpoint_folders,
     clean,
     linked_checkpoints,
@@ -83,7 +84,9 @@ def _saves_at(step: int, arguments: RecipeArguments, rows: int) -> bool:
     args, last = arguments.training, arguments.training.total_steps(rows)
     if args.save_strategy in ("no", "best"):
         return step <= last and args.save_strategy == "best"
-    every = args.save_steps if args.save_steps >= 1 else math.ceil(last * args.save_steps)
+    evaluated = args.load_best_model_at_end and args.eval_strategy == "steps"  # any of which may be the best so far
+    every = args.eval_steps if evaluated else args.save_steps
+    every = every if every >= 1 else math.ceil(last * every)
     each = args.steps_per_epoch(rows) if args.save_strategy == "epoch" else int(every)
     return step == last or (step < last and step % each == 0)
 
@@ -149,7 +152,7 @@ def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
     folder = args.folder
     clean(folder, resume.step)
     if resume.checkpoint is not None and args.resume == "auto":  # where a kill came before it
-        rotate(folder, args.save_total_limit, resume.checkpoint.state().get("best_global_step"))
+        rotate(folder, args.save_total_limit, best_step(resume.checkpoint.state()))
 
 
 def _finished_report(folder: Path) -> dict[str, Any] | None:

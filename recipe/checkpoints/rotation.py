@@ -2,8 +2,9 @@
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from recipe.checkpoints.manifest import NAME, Checkpoint, is_ours, open_checkpoint, read_manifest, remove_checkpoint
 from recipe.errors import Damaged
@@ -40,6 +41,15 @@ def strangers(output_dir: Path) -> list[Path]:
     return [path for folder in foreign for path in sorted(folder.iterdir()) if THEIRS.fullmatch(path.name)]
 
 
+def best_step(state: Mapping[str, Any]) -> int | None:
+    """The step of the best checkpoint by the Trainer's state.
+
+    An earlier release may have left a best evaluation, `best_global_step`, that was never saved.
+    """
+    name = Path(state.get("best_model_checkpoint") or "").name
+    return int(name.removeprefix("checkpoint-")) if NAME.fullmatch(name) else state.get("best_global_step")
+
+
 def with_best(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, the best one of its run so far, which lies beside it, checked as well.
 
@@ -48,7 +58,7 @@ def with_best(folder: Path) -> Checkpoint:
     """
     checkpoint = open_checkpoint(folder)
     state = checkpoint.state()
-    best, recorded = state.get("best_global_step"), state.get("best_model_checkpoint")
+    best, recorded = best_step(state), state.get("best_model_checkpoint")
     beside = folder.parent / f"checkpoint-{best}"
     if best and best != checkpoint.step and recorded:
         open_checkpoint(beside if beside.is_dir() else Path(recorded))

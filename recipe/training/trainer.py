@@ -1,13 +1,11 @@
 """FreezeTrainer: the Trainer with this recipe's batches, loss and checkpoints, stopped by a NaN or infinite loss."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,11 +15,11 @@ from transformers.trainer_utils import TrainOutput
 
 from recipe.batches.order import TrainBatches
 from recipe.checkpoints.manifest import begin, open_checkpoint, remove_checkpoint, seal
-from recipe.checkpoints.rotation import checkpoint_folders, rotate, step_of
+from recipe.checkpoints.restoring import going_on
+from recipe.checkpoints.rotation import best_step, checkpoint_folders, rotate, step_of
 from recipe.errors import Damaged, RunError
 from recipe.internals import set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
-from recipe.process.text import one_line
 from recipe.system.files import describe_free
 from recipe.training.accelerator import watch_losses
 from recipe.training.loss import LossWatch
@@ -97,9 +95,11 @@ class FreezeTrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
-        """The Trainer's; a score that is undefined, None, is never the best."""
+        """The Trainer's; a score that is undefined, None, is never the best. One to be loaded is saved at once."""
         name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
-        return metrics.get(name, math.inf) is not None and super()._determine_best_metric(metrics, trial)
+        found = metrics.get(name, math.inf) is not None and super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= found and self.args.load_best_model_at_end  # also between two --save_steps
+        return found
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing: a checkpoint is not a model, and the folder has no model before the end of training."""
@@ -129,7 +129,7 @@ class FreezeTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate(folder.parent, limit, self.state.best_global_step)
+            rotate(folder.parent, limit, best_step(vars(self.state)))
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
         """The Trainer's end, which at --save_total_limit 1 would remove all else that is named like a checkpoint."""
@@ -140,13 +140,13 @@ class FreezeTrainer(Trainer):
             self.args.save_total_limit = limit
         if limit == 1 and self.args.should_save and self.state.best_model_checkpoint:
             for folder in checkpoint_folders(Path(self.args.output_dir)):
-                if step_of(folder) != self.state.best_global_step:
+                if step_of(folder) != best_step(vars(self.state)):
                     remove_checkpoint(folder)
         return output
 
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
         """Where to go on from; the Trainer keeps the checkpoint's cadence and folder, and forgets an early stop."""
-        with _going_on(args[-2]):
+        with going_on(args[-2]):
             epoch, passed = super()._init_training_state(max_steps, *args)
         self.state.compute_steps(self.args, max_steps)
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
@@ -159,7 +159,7 @@ class FreezeTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The checkpoint's, with the rate and schedule that this run was given (the Trainer would keep the old)."""
-        with _going_on(checkpoint):
+        with going_on(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         schedule = self.lr_scheduler
         if checkpoint is None or not isinstance(schedule, LambdaLR):
@@ -172,7 +172,7 @@ class FreezeTrainer(Trainer):
             group["lr"], group["initial_lr"] = rate, self.args.learning_rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _going_on(checkpoint):
+        with going_on(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
@@ -185,16 +185,3 @@ class FreezeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))
-
-
-@contextlib.contextmanager
-def _going_on(checkpoint: str | None) -> Iterator[None]:
-    """Say in one line what of a checkpoint, good as its files are, does not fit this run."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        advice = "without it the same command takes the one before"
-        raise RunError(f"{checkpoint}: cannot be gone on from ({reason}); {advice}") from error

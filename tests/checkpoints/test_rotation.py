@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipe.checkpoints.manifest import remove_checkpoint
-from recipe.checkpoints.rotation import checkpoint_folders, clean, newest_good, rotate, strangers
+from recipe.checkpoints.rotation import best_step, checkpoint_folders, clean, newest_good, rotate, strangers
 from recipe.commands.train import train
 from recipe.errors import UserError
 from tests.checkpoints.contents import make_checkpoint
@@ -18,6 +18,16 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path, limit, kept):
         make_checkpoint(tmp_path, step)
     rotate(tmp_path, limit, best=8)
     assert {int(path.name.split("-")[1]) for path in checkpoint_folders(tmp_path)} == kept
+
+
+def test_a_best_evaluation_that_an_earlier_release_never_saved_leaves_the_best_checkpoint_in_its_place(tmp_path):
+    state = {"best_global_step": 5, "best_model_checkpoint": str(tmp_path / "checkpoint-4")}
+    for step in (4, 6, 8):
+        make_checkpoint(tmp_path, step, **state)
+    rotate(tmp_path, 2, best_step(newest_good(tmp_path, sys.maxsize)[0].state()))
+    assert [path.name for path in checkpoint_folders(tmp_path)] == ["checkpoint-8", "checkpoint-4"]
+    assert newest_good(tmp_path, sys.maxsize)[0].step == 8
+    assert best_step({"best_global_step": 8, "best_model_checkpoint": None}) == 8
 
 
 def test_what_a_kill_left_behind_is_removed_and_does_not_count(tmp_path, monkeypatch):

@@ -129,6 +129,20 @@ def test_the_best_model_is_the_best_by_its_metric(arguments, tmp_path, capsys, m
     assert f", the best by {metric.removeprefix('eval_')} (majority" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("limit", [2, 99])
+def test_a_best_evaluation_between_two_saves_is_saved_and_loaded(arguments, tmp_path, limit):
+    words = ["--eval_strategy=steps", "--eval_steps=1", "--metric_for_best_model=loss", "--learning_rate=3e-3"]
+    words += ["--save_strategy=steps", "--save_steps=2", f"--save_total_limit={limit}", "--seed=8"]
+    report = train(arguments(*words))
+    losses = history(tmp_path / "run", "eval_loss")
+    assert losses.index(min(losses)) + 1 == 5  # which --save_steps passes by
+    assert report.is_best
+    assert report.metrics["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
+    weights = load_file(tmp_path / "run" / "checkpoint-5" / "trainable.safetensors")
+    final = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(final[name], value) for name, value in weights.items())
+
+
 def test_checkpoints_hold_what_is_trained(arguments, tmp_path):
 
     train(arguments("--num_train_epochs=2"))
