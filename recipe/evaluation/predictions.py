@@ -74,3 +74,15 @@ def read_predictions(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a file, read back."""
     with open(path, "rb") as file:
         yield from map(json.loads, file)
+
+
+def begins_as_answers(path: Path) -> bool:
+    """Whether a file begins as scores, predictions or a submission do."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = json.JSONDecoder().raw_decode(file.read(1 << 22))[0]  # a line of predictions may be that long
+    except (OSError, ValueError, RecursionError):
+        return False
+    keys = first.keys() if isinstance(first, dict) else set()
+    scores = keys & {"eval_accuracy", "eval_pearson"}
+    return keys >= {"sentence1", "label", "prediction"} or keys == {"id", "label"} or bool(scores)

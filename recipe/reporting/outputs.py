@@ -1,7 +1,6 @@
 """The files of a finished run in output_dir: put there whole, looked after, and never over somebody else's."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from recipe.checkpoints.manifest import remove_checkpoint
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.errors import Damaged, UserError
+from recipe.evaluation.predictions import begins_as_answers
 from recipe.file_names import (
     CARD,
     CODE,
@@ -21,6 +21,7 @@ from recipe.file_names import (
     FIGURES,
     MANIFEST,
     MODEL,
+    PREDICTIONS,
     RELIABILITY,
     RESULTS,
     RUN,
@@ -29,13 +30,14 @@ from recipe.file_names import (
     STATE,
 )
 from recipe.model.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
-from recipe.system.files import TEMPORARY, publish, remove_temporary, staging_folder
+from recipe.system.files import TEMPORARY, publish, remove_temporary, sha256_of, staging_folder
 from recipe.system.json_files import read_json
 
 NAMES = (
     *("config.json", MODEL, *CODE, "tokenizer.json", "tokenizer_config.json"),
     *(RUN, STATE, SCORES, RESULTS, "train_results.json", CARD, *FIGURES),
 )
+FORMS = ("onnx", "stock")  # folders of `recipe.serving.export`
 
 
 def check_output(folder: Path, base: str) -> None:
@@ -85,19 +87,8 @@ def check_answers(folder: Path, names: Sequence[str]) -> None:
         UserError: it is.
     """
     for path in (folder / name for name in names):
-        ours = path.is_file() and (not path.stat().st_size or _begins_as_answers(path))
+        ours = path.is_file() and (not path.stat().st_size or begins_as_answers(path))
         check_free(path, ours or (path.name in NAMES and path.exists() and _is_a_runs(folder)))
-
-
-def _begins_as_answers(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8") as file:
-            first = json.JSONDecoder().raw_decode(file.read(1 << 22))[0]  # a line of predictions may be that long
-    except (OSError, ValueError, RecursionError):
-        return False
-    keys = first.keys() if isinstance(first, dict) else set()
-    scores = keys & {"eval_accuracy", "eval_pearson"}
-    return keys >= {"sentence1", "label", "prediction"} or keys == {"id", "label"} or bool(scores)
 
 
 def check_writable(folder: Path, flag: str = "--output_dir") -> None:
@@ -173,6 +164,20 @@ def _is_good(path: Path) -> bool:
         return path.is_file() and os.path.getsize(path) > 0
     except (OSError, Damaged):
         return False
+
+
+def remove_answers(folder: Path, sha256: str) -> list[str]:
+    """Remove scores and answers of the model in `folder` where that of `sha256` takes its place; what of it stays.
+
+    A folder of an exported form stays, since whoever made it may have put more into it.
+    """
+    if not (folder / MODEL).is_file() or sha256_of(folder / MODEL) == sha256:
+        return []
+    for pattern in ("eval_results*.json", PREDICTIONS, "*_predict.json"):
+        for path in folder.glob(pattern):
+            if path.is_file() and not path.is_symlink() and begins_as_answers(path):
+                path.unlink()
+    return [name for name in FORMS if (folder / name).is_dir()]
 
 
 def remove_run(folder: Path) -> None:

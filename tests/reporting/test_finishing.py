@@ -31,6 +31,27 @@ def test_the_last_model_is_reported_as_the_last(arguments, tmp_path, capsys):
     assert metrics["eval_loss"] == pytest.approx(results["eval_loss"], abs=1e-6)
 
 
+def test_what_is_of_an_earlier_model_goes_when_another_takes_its_place(arguments, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(arguments("--model_card=true", "--num_train_epochs=2"))
+    predict(parse(["--do_predict", f"--model_name_or_path={folder}", "--use_cpu"]))
+    evaluate(parse(["--do_eval", f"--model_name_or_path={folder}", "--use_cpu", "--eval_split=train"]))
+    (folder / "own_predict.json").write_text("{}")  # the user's
+    (folder / "stock").mkdir()
+    answers = {"predictions.jsonl", "afqmc_predict.json", "eval_results_train.json"}
+    cards = {"README.md", "learning_curve.png", "confusion.png", "reliability.png"}
+    assert answers | cards | {"eval_results.json"} <= {path.name for path in folder.iterdir()}
+    train(arguments("--resume=never", "--num_train_epochs=2"))  # the same model, to the last bit
+    there = {path.name for path in folder.iterdir()}
+    assert answers | {"eval_results.json"} <= there
+    assert not cards & there
+    assert "of an earlier model" not in capsys.readouterr().out
+    train(arguments("--resume=never", "--learning_rate=1e-2", "--eval_strategy=no"))
+    there = {path.name for path in folder.iterdir() if path.is_file()}
+    assert there == {*json.loads((folder / "run.json").read_text())["files"], "run.json", "own_predict.json"}
+    assert f"note: {folder / 'stock'} is of an earlier model; make export makes it anew" in capsys.readouterr().out
+
+
 @pytest.fixture
 def beside(tmp_path):
     """A run's folder with what its user has put there or has made there, before and while it is trained and asked."""
