@@ -13,7 +13,7 @@ from recipe.checkpoints.identity import ARITHMETIC, given_arguments
 from recipe.command_line.parsing import parse
 from recipe.data.opening import require_split
 from recipe.errors import UserError
-from recipe.model.base_model import open_base
+from recipe.model.base_model import OURS, open_base
 from recipe.model.freezing import freeze
 from recipe.model.loading import add_tails, load_model
 from recipe.model.modeling import BertForPairwiseCLS
@@ -23,6 +23,11 @@ from recipe.studies.settings import Setting
 from recipe.system.arithmetic import REFUSED, describe_arithmetic
 
 CACHE = ("prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype")
+# What a resume may change, and which weights a run ends with, or what is told of it, follows from all the same
+EVALUATION = (
+    *("load_best_model_at_end", "greater_is_better", "per_device_eval_batch_size"),
+    *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"),
+)
 
 
 class Planned(NamedTuple):
@@ -31,7 +36,7 @@ class Planned(NamedTuple):
     setting: Setting
     key: str  # of all that its results follow from but the seed
     depth: int  # layers frozen from 0 upward
-    validation: str | None  # the fingerprint of its validation split
+    validation: tuple[str, int]  # the fingerprint of its validation split, and how many rows are read of it
 
     def place(self, seed: int) -> str:
         """A name for the files of its point with `seed`, which no other setting's points have."""
@@ -43,10 +48,17 @@ def plan(words: Sequence[str], settings: Sequence[Setting]) -> list[Planned]:
     """Look at each setting, so that what is wrong with the last is said before the first is trained.
 
     Raises:
-        UserError: a setting is refused, or the settings are scored on different pairs.
+        UserError: a setting is refused, two are the same, or the settings are scored on different pairs.
     """
     read: dict[str, Any] = {}  # what is read of a model or of data serves all settings that have it
     planned = [_plan(words, setting, read) for setting in settings]
+    names: dict[str, str] = {}
+    for each in planned:
+        same = names.setdefault(each.key, each.setting.name)
+        if same != each.setting.name:
+            raise UserError(
+                f"--over: {each.setting.name} trains the same as {same}; settings whose results may differ are expected"
+            )
     for each in planned[1:]:
         if each.validation != planned[0].validation:
             raise UserError(
@@ -71,7 +83,8 @@ def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Plann
     depth = _frozen_depth(arguments)
     if data not in read:
         read[data] = _read_data(arguments.data)
-    return Planned(setting, key_of(arguments, read[model], read[data]), depth, read[data]["validation"])
+    scored_on = read[data]["validation"], read[data]["validation rows"]
+    return Planned(setting, key_of(arguments, read[model], read[data]), depth, scored_on)
 
 
 def _frozen_depth(arguments: RecipeArguments) -> int:
@@ -94,17 +107,21 @@ def key_of(arguments: RecipeArguments, model: dict[str, Any], data: dict[str, An
     given = {name: value for name, value in given_arguments(arguments).items() if name != "training.seed"}
     arithmetic = describe_arithmetic(arguments.training)
     followed = [given, vars(arguments.freeze), {name: getattr(arguments.cache, name) for name in CACHE}]
+    followed.append({name: getattr(arguments.training, name) for name in EVALUATION})
     followed += [{name: arithmetic[name] for name in REFUSED}, model, data]
     return hashlib.sha256(json.dumps(followed, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def read_model(args: ModelArguments) -> dict[str, Any]:
-    """What of a base and its tokenizer a result follows from."""
+    """What of a base and its tokenizer a result follows from; of a run its labels, and the classifier kept for them."""
     base = open_base(args)
     tokenizer = load_tokenizer(base).backend_tokenizer.to_str()
+    own = base.kind == OURS
+    model = load_model(base, keep_classifier=own)
     return {
         "layers": base.config.num_hidden_layers,
-        "weights": fingerprint(load_model(base).bert, trained=True),
+        "weights": fingerprint(model if own else model.bert, trained=True),
+        "labels": sorted(base.config.id2label.items()) if own else None,
         "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
         "config": {name: getattr(base.config, name, None) for name in ARITHMETIC},
     }
@@ -113,4 +130,5 @@ def read_model(args: ModelArguments) -> dict[str, Any]:
 def _read_data(args: DataArguments) -> dict[str, Any]:
     """What of the data a result follows from."""
     splits = {name: require_split(args, name) for name in ("train", "validation")}
-    return {"labels": splits["train"].label_names} | {name: split.fingerprint for name, split in splits.items()}
+    read = {"labels": splits["train"].label_names, "validation rows": splits["validation"].rows}
+    return read | {name: split.fingerprint for name, split in splits.items()}
