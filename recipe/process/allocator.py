@@ -21,3 +21,11 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, KEPT)
     except (OSError, TypeError, AttributeError):  # Windows, musl, macOS
         return
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc give the system what is free by now; elsewhere do nothing."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, TypeError, AttributeError):  # Windows, musl, macOS
+        return

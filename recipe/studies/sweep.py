@@ -18,6 +18,7 @@ from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse
 from recipe.command_line.ranges import check_ranges
 from recipe.errors import UserError
+from recipe.evaluation.metrics import majority_baseline
 from recipe.model.base_model import open_base
 from recipe.process.exiting import exit_on_error
 from recipe.process.streams import tell
@@ -27,6 +28,7 @@ from recipe.studies.planning import Planned, plan
 from recipe.studies.points import LOG, RESULTS, answers_of, find_or_train, open_record
 from recipe.studies.settings import Setting, groups, over_depths, parse_over
 from recipe.studies.summary import Row, format_table, recommend, reference_of, together
+from recipe.system.files import write_json
 from recipe.system.folder_lock import locked
 
 FIGURE = "sweep.png"
@@ -83,6 +85,8 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
         _train_all(words, folder, record, settings, asked.seeds)
         rows = [_row(folder, record, each, asked.seeds) for each in settings]
         told = recommend(rows, asked.tolerance)
+        record["majority"] = _majority(folder, settings[0], asked.seeds[0])
+        write_json(folder / RESULTS, record)
         with staged(folder) as staging:
             draw_sweep(rows, record["majority"], staging / FIGURE)
     tell(f"\n{format_table(rows, reference_of(rows, asked.reference))}\n\n{told}\n\nfigure          {folder / FIGURE}")
@@ -117,6 +121,11 @@ def _train_all(
         told = f"accuracy {point['accuracy']:.2f}  loss {point['loss']:.4f}"
         tell(f"{number:>3} of {len(order)}  {each.setting.name}  seed {seed}  {told}")
     return {setting: float(np.mean(values)) for setting, values in losses.items()}
+
+
+def _majority(folder: Path, planned: Planned, seed: int) -> float:
+    """Accuracy, in percent, of always answering the most frequent label of the pairs that all settings answer."""
+    return 100 * majority_baseline(answers_of(folder, planned, seed)[1])
 
 
 def _row(folder: Path, record: dict[str, Any], planned: Planned, seeds: Sequence[int]) -> Row:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from recipe.process.allocator import keep_freed_memory
+from recipe.process.allocator import give_back_freed_memory, keep_freed_memory
 from tests.utils import ROOT
 
 FAULTS = """
@@ -35,9 +35,34 @@ def page_faults(call):
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc")
+GLIBC = hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+
+
+@pytest.mark.skipif(not GLIBC, reason="not glibc")
 def test_a_steps_tensors_lie_where_the_last_ones_did():
     assert 4 * page_faults("keep_freed_memory()") < page_faults("")
+
+
+HELD = """
+import torch
+from pathlib import Path
+from recipe.process.allocator import give_back_freed_memory, keep_freed_memory
+def resident():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmRSS"))
+keep_freed_memory()
+kept = [torch.ones(1 << 20) for _ in range(64)]
+last = torch.ones(1 << 10)
+full = resident()
+del kept
+give_back_freed_memory()
+print(full - resident())
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="not glibc")
+def test_what_is_free_goes_back_where_it_is_asked_for():
+    done = subprocess.run([sys.executable, "-c", HELD], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 200_000  # of 262,144 kB
 
 
 @pytest.mark.parametrize("error", [OSError, TypeError, AttributeError])
@@ -47,3 +72,4 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
 
     monkeypatch.setattr(ctypes, "CDLL", fail)
     keep_freed_memory()
+    give_back_freed_memory()

@@ -8,6 +8,7 @@ from recipe.commands.prefix_cache import list_caches
 from recipe.errors import UserError
 from recipe.reporting.outputs import remove_run
 from recipe.studies import points as points_module
+from recipe.studies import sweep as sweep_module
 from recipe.studies.sweep import Comparison, sweep
 
 
@@ -150,6 +151,29 @@ def test_other_data_are_other_points(words, pairs_dir, tmp_path, monkeypatch):
         file.write((pairs_dir / "dev.json").read_text().splitlines(keepends=True)[0])
     sweep(words, asked)
     assert len(trained) == 2
+
+
+def test_the_majority_line_is_of_the_pairs_that_are_shown(words, pairs_dir, tmp_path, monkeypatch):
+    drawn, asked = [], Comparison(over=["freeze_layers=all"], seeds=[1])
+    monkeypatch.setattr(sweep_module, "draw_sweep", lambda rows, majority, path: drawn.append(majority) or path.touch())
+    other = tmp_path / "other.json"
+    other.write_text((pairs_dir / "dev.json").read_text().replace('"label": "0"', '"label": "1"'))
+    both = [f"--train_file={pairs_dir / 'train.json'}", f"--validation_file={other}"]
+    for more in ([], both, []):
+        sweep([*words, *more, "--num_train_epochs=1"], asked)
+    assert drawn == [drawn[0], 100.0, drawn[0]]
+    assert drawn[0] < 100
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["majority"] == drawn[0]
+
+
+def test_a_points_memory_is_counted_after_that_of_the_one_before_is_given_back(words, monkeypatch):
+    calls = []
+    for name in ("give_back_freed_memory", "reset_peak_memory"):
+        monkeypatch.setattr(points_module, name, lambda name=name: calls.append(name))
+    monkeypatch.setattr(points_module, "train", lambda arguments: pytest.fail("trained"))
+    with pytest.raises(pytest.fail.Exception):
+        sweep(words, Comparison(over=["freeze_layers=all"], seeds=[1]))
+    assert calls == ["give_back_freed_memory", "reset_peak_memory"]
 
 
 def test_what_a_sweep_wrote_is_read_as_it_was_written_or_refused(words, tmp_path, monkeypatch):
