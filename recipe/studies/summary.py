@@ -67,7 +67,7 @@ def format_table(rows: Sequence[Row], reference: Row) -> str:
     joined = any(row.together is not None for row in rows)
     head = f"{flags:<{wide}}{'trained':>13}{'accuracy':>10}{'+-':>6}{'seeds':>6}" + f"{'together':>10}" * joined
     head += f"{'difference':>12}{'over seeds':>16}"
-    lines = [head + f"{'and pairs':>16}{'loss':>8}{'AUC':>7}{'core-min':>10}{'GB':>6}"]
+    lines = [head + f"{'and pairs':>17}{'loss':>8}{'AUC':>7}{'core-min':>10}{'GB':>6}"]
     for name, row in zip(names, rows, strict=True):
         half = "-" if row.half is None else f"{row.half:.2f}"
         both = f"{'-' if row.together is None else format(row.together, '.2f'):>10}" * joined
@@ -82,17 +82,26 @@ def format_table(rows: Sequence[Row], reference: Row) -> str:
     if len(rows) == 1:
         return "\n".join(lines)
     lines.append(f"difference: from {reference.name}, the same seeds and pairs, in points; 95 % intervals over seeds")
-    lines.append("(Student: would other seeds say so of these pairs?) and over seeds and pairs (bootstrap: of others?)")
+    lines.append(
+        "(Student: other seeds on these pairs?) and over seeds and pairs (bootstrap, never narrower: other pairs too?)"
+    )
+    if any(_alone(row, reference) for row in rows):
+        lines.append("*: one seed; over pairs alone")
     return "\n".join(lines)
 
 
 def _against(row: Row, reference: Row) -> str:
     found = None if row is reference else difference(row.right, reference.right)
     if found is None:
-        return f"{'-':>12}{'-':>16}{'-':>16}"
+        return f"{'-':>12}{'-':>16}{'-':>17}"
     over_seeds = "-" if found.half is None else f"{found.mean - found.half:+.2f} to {found.mean + found.half:+.2f}"
-    over_pairs = f"{found.pairs[0]:+.2f} to {found.pairs[1]:+.2f}"
-    return f"{found.mean:>+12.2f}{over_seeds:>16}{over_pairs:>16}"
+    over_pairs = f"{found.pairs[0]:+.2f} to {found.pairs[1]:+.2f}" + "*" * _alone(row, reference)
+    return f"{found.mean:>+12.2f}{over_seeds:>16}{over_pairs:>17}"
+
+
+def _alone(row: Row, reference: Row) -> bool:
+    """Whether a row is compared by a single seed."""
+    return row is not reference and len(row.right.keys() & reference.right.keys()) == 1
 
 
 def recommend(rows: Sequence[Row], tolerance: float) -> str:
@@ -103,20 +112,53 @@ def recommend(rows: Sequence[Row], tolerance: float) -> str:
     best = reference_of(rows, "best")
     if len(rows) == 1:
         return f"{best.name}: {best.mean('accuracy'):.2f}; there is nothing to compare it with."
-    costs = {row.name: difference(best.right, row.right) for row in rows if row is not best}
-    within = [row for row in rows if row is best or (costs[row.name] or _NOTHING).mean <= tolerance]
+    costs = {row.name: difference(best.right, row.right) or _NOTHING for row in rows if row is not best}
+    within = [row for row in rows if row is best or costs[row.name].mean <= tolerance]
     chosen = min(within, key=lambda row: (row.mean("trainable_parameters"), -row.mean("accuracy")))
     if chosen is best:
-        return f"{best.name} is the best of these, and nothing that trains less is within {tolerance:g} points of it."
-    cost = costs[chosen.name] or _NOTHING
-    against = f"{cost.mean:.2f} points less than {best.name}, the best"
+        return _of_the_best(best, rows, costs, tolerance)
+    cost = costs[chosen.name]
+    against = _against_best(cost, best)
     if cost.half is None:
-        return (
-            f"The seeds do not tell: with a single one {chosen.name} has {against}. Three or more are wanted (--seeds)."
-        )
-    span = f"95 % interval over seeds {cost.mean - cost.half:.2f} to {cost.mean + cost.half:.2f}"
+        return f"{_UNTOLD}: with a single one {chosen.name} has {against}. {_WANTED}"
     if cost.mean + cost.half <= tolerance:
-        return f"{chosen.name} trains least within {tolerance:g} points: it has {against} ({span})."
-    enough = seeds_that_would_tell(cost.by_seed, tolerance - cost.mean)
-    would = f"{enough} seeds like these would tell" if enough else "no number of seeds up to a thousand would tell"
-    return f"The seeds do not tell: {chosen.name} has {against}, but the {span} goes beyond {tolerance:g}; {would}."
+        return f"{chosen.name} trains least within {tolerance:g} points: it has {against} ({_span(cost)})."
+    goes = f"goes beyond {tolerance:g}; {_would_tell(cost, tolerance - cost.mean)}"
+    return f"{_UNTOLD}: {chosen.name} has {against}, but the {_span(cost)} {goes}."
+
+
+_UNTOLD, _WANTED = "The seeds do not tell", "Three or more are wanted (--seeds)."
+
+
+def _of_the_best(best: Row, rows: Sequence[Row], costs: dict[str, Difference], tolerance: float) -> str:
+    """What is said where no mean that trains less is within the tolerance: whether the seeds show it of each."""
+    trained = best.mean("trainable_parameters")
+    tied = [row.name for row in rows if row is not best and row.mean("accuracy") == best.mean("accuracy")]
+    first = f"{best.name} is the best of these" + f", with {', '.join(tied)} as good" * bool(tied)
+    cheaper = [row for row in rows if row is not best and row.mean("trainable_parameters") < trained]
+    for row in sorted(cheaper, key=lambda row: costs[row.name].mean):
+        cost = costs[row.name]
+        if cost is _NOTHING:
+            continue
+        if cost.half is None:
+            return f"{_UNTOLD}: with a single one {row.name} has {_against_best(cost, best)}. {_WANTED}"
+        if cost.mean - cost.half <= tolerance:
+            reaches = f"reaches down to {tolerance:g} or below; {_would_tell(cost, cost.mean - tolerance)}"
+            return f"{_UNTOLD}: {row.name} has {_against_best(cost, best)}, but the {_span(cost)} {reaches}."
+    return f"{first}, and nothing that trains less is within {tolerance:g} points of it."
+
+
+def _against_best(cost: Difference, best: Row) -> str:
+    if cost.mean == 0:
+        return f"as many points as {best.name}, the best"
+    return f"{cost.mean:.2f} points less than {best.name}, the best"
+
+
+def _span(cost: Difference) -> str:
+    assert cost.half is not None
+    return f"95 % interval over seeds {cost.mean - cost.half:.2f} to {cost.mean + cost.half:.2f}"
+
+
+def _would_tell(cost: Difference, margin: float) -> str:
+    enough = seeds_that_would_tell(cost.by_seed, margin)
+    return f"{enough} seeds like these would tell" if enough else "no number of seeds up to a thousand would tell"

@@ -28,6 +28,16 @@ def test_a_difference_is_over_shared_seeds_and_its_interval_is_the_paired_t_test
     assert difference({1: mine[1]}, {1: mine[2]}).half is None
 
 
+def test_an_interval_over_seeds_and_pairs_holds_that_over_seeds():
+    for seeds in (2, 3, 10):
+        mine, other = make_right(range(seeds), 400, 0.8), make_right(range(seeds), 400, 0.6, start=1)
+        found = difference(mine, other)
+        (low, high), drawn = found.pairs, bootstrap(100 * np.stack([mine[s].astype(float) - other[s] for s in mine]))
+        assert (low, high) == (min(drawn[0], found.mean - found.half), max(drawn[1], found.mean + found.half))
+    one = difference({1: mine[1]}, {1: other[1]})
+    assert one.pairs == bootstrap(100 * (mine[1].astype(float) - other[1])[None])
+
+
 def test_the_bootstrap_draws_seeds_and_pairs():
     """Every draw of two seeds and three pairs, of which the bootstrap's are a sample."""
     gains = np.array([[100.0, 0, 0], [0, 100, -100]])

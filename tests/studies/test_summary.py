@@ -39,6 +39,23 @@ SHALLOW = make("freeze_layers=none", 75, 76, 75.5, trained=900)
         ([SHALLOW, make("deep", 74.9, trained=50)], "The seeds do not tell: with a single one deep has 0.10 points"),
         ([SHALLOW, make("deep", 80, 81, 82, trained=50)], "deep is the best of these, and nothing that trains less"),
         ([SHALLOW, make("deep", 70, 70, 70, trained=50)], "freeze_layers=none is the best of these, and nothing"),
+        (
+            [SHALLOW, make("deep", 75, 73, 75.5, trained=50)],
+            "The seeds do not tell: deep has 1.00 points less than freeze_layers=none, the best, but the 95 % interval "
+            "over seeds -3.30 to 5.30 reaches down to 0.5 or below; 49 seeds like these would tell.",
+        ),
+        (
+            [SHALLOW, make("deep", 70, trained=50)],
+            "The seeds do not tell: with a single one deep has 5.00 points less than freeze_layers=none, the best.",
+        ),
+        (
+            [SHALLOW, make("wide", 75.5, 75, 76, trained=999)],
+            "freeze_layers=none is the best of these, with wide as good, and nothing that trains less is within 0.5",
+        ),
+        (
+            [SHALLOW, make("deep", 75, 76, 75.5, trained=50)],
+            "deep trains least within 0.5 points: it has as many points as freeze_layers=none, the best (95 %",
+        ),
         ([SHALLOW], "freeze_layers=none: 75.50; there is nothing to compare it with."),
     ],
 )
@@ -63,6 +80,14 @@ def test_the_table_says_what_is_compared_with_what():
     assert rest[0] == "4 runs in 360 s, 20 s of it encoding"
     assert rest[1].startswith("difference: from freeze_layers=0-7 learning_rate=1e-4, the same seeds")
     assert reference_of(rows[::-1], "best") is rows[0]
+
+
+def test_an_interval_over_pairs_alone_is_marked():
+    rows = [make("a=1", 72.0, 71.0), make("a=2", 70.0, 70.0), make("a=3", 60.0)]
+    table = format_table(rows, rows[0]).splitlines()
+    assert ["*" in line for line in table[1:4]] == [False, False, True]
+    assert table[-1] == "*: one seed; over pairs alone"
+    assert "*" not in format_table(rows[:2], rows[0])
 
 
 def test_names_are_short_where_the_flags_are_the_same():
