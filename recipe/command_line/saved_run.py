@@ -46,6 +46,16 @@ def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "output_dir": name, **saved}
 
 
+def max_length_of(name: str) -> int | None:
+    """How many tokens the run that left a model read of a pair; None where that is not known."""
+    try:
+        record = read_json(Path(name) / RUN, {"arguments": {"data": {"max_length": int}}})
+    except Damaged:
+        return None
+    found: int = record["arguments"]["data"]["max_length"]
+    return found
+
+
 def _data_arguments(path: Path) -> dict[str, Any]:
     shapes = {name: _shape(kind) for name, kind in get_type_hints(DataArguments).items()}
     try:

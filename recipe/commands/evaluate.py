@@ -2,15 +2,18 @@
 
 import contextlib
 import copy
+import dataclasses
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from recipe.arguments import ModelArguments, RecipeArguments
+from recipe.command_line.saved_run import max_length_of
 from recipe.commands.answering import answer
 from recipe.data.opening import require_split
 from recipe.data.pairs import UNLABELLED
@@ -20,13 +23,13 @@ from recipe.evaluation.answers import Answers
 from recipe.evaluation.comparing import mcnemar, mean_difference, order_consistency
 from recipe.evaluation.metrics import accuracy_at, score
 from recipe.evaluation.regression import correlation, order_gap
-from recipe.file_names import SCORES
+from recipe.file_names import MODEL, SCORES
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
 from recipe.reporting.outputs import check_answers, check_writable
 from recipe.reporting.scores import format_evaluation
-from recipe.system.files import write_json
+from recipe.system.files import sha256_of, write_json
 from recipe.system.json_files import read_json
 
 
@@ -48,10 +51,11 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
     metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source, "eval_rows": split.rows}
+    metrics |= {"eval_model_sha256": _sha256(arguments.model.name)}
     if swapped is not None:
         metrics |= {f"eval_{key}": value for key, value in _both_orders(answers, swapped).items()}
     if name != "validation" and not answers.regression:
-        metrics |= _at_chosen_threshold(args, folder, answers)
+        metrics |= _at_chosen_threshold(arguments, answers, metrics["eval_model_sha256"])
     if others is not None:
         metrics |= _compared(answers, others, arguments.model.against)
     if args.process_index > 0:
@@ -77,11 +81,17 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
     check_labels(model, split, arguments.model.model_name_or_path)
     if other is not None:
         with _naming_against():
-            check_labels(other[0], split, arguments.model.against)
+            check_labels(other[1], split, arguments.model.against)
+        theirs, ours = (each.data.max_length for each in (other[0], arguments))
+        if theirs != ours:
+            told = (
+                f"note: --against {arguments.model.against} reads {theirs} tokens of a pair, as its run did, not {ours}"
+            )
+            say(arguments.training, told)
     mine = answer(arguments, model, tokenizer, split, from_cache=True)
     in_pairs = split.unit == "pairs"
     swapped = answer(arguments, model, tokenizer, split, from_cache=True, swapped=True) if in_pairs else None
-    return split, mine, swapped, None if other is None else answer(arguments, *other, split, from_cache=True)
+    return split, mine, swapped, None if other is None else answer(*other, split, from_cache=True)
 
 
 def _both_orders(answers: Answers, swapped: Answers) -> dict[str, Any]:
@@ -101,8 +111,10 @@ def _compared(answers: Answers, others: Answers, against: str | None) -> dict[st
     return {"eval_mcnemar": {"against": against, "accuracy": float(others.right.mean()), **tested}}
 
 
-def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTrainedTokenizerBase] | None:
-    """The model that --against names, with its tokenizer; None where it names none.
+def open_against(
+    arguments: RecipeArguments,
+) -> tuple[RecipeArguments, BertForPairwiseCLS, PreTrainedTokenizerBase] | None:
+    """The model that --against names, how it is asked, and its tokenizer; None where it names none.
 
     Raises:
         UserError: this recipe did not save it.
@@ -110,8 +122,10 @@ def open_against(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, PreTra
     name = arguments.model.against
     if name is None:
         return None
+    data = dataclasses.replace(arguments.data, max_length=max_length_of(name) or arguments.data.max_length)
+    theirs = arguments._replace(model=ModelArguments(model_name_or_path=name), data=data)
     with _naming_against():
-        return load_fine_tuned(arguments._replace(model=ModelArguments(model_name_or_path=name)))
+        return theirs, *load_fine_tuned(theirs)
 
 
 @contextlib.contextmanager
@@ -135,10 +149,20 @@ def open_labelled(arguments: RecipeArguments) -> Split:
     return split
 
 
-def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers) -> dict[str, Any]:
-    """Accuracy at the threshold that an earlier evaluation chose on the validation split; a split's own is no score."""
+def _sha256(name: str) -> str | None:
+    """That of a model's weights, in a folder or from the Hub; None where there is no such file."""
+    path = Path(name) / MODEL if Path(name).is_dir() else Path(str(try_to_load_from_cache(name, MODEL)))
+    return sha256_of(path) if path.is_file() else None
+
+
+def _at_chosen_threshold(arguments: RecipeArguments, answers: Answers, sha256: str | None) -> dict[str, Any]:
+    """Accuracy at the threshold that an earlier evaluation of the same model chose on the validation split.
+
+    A split's own is no score.
+    """
+    args = arguments.training
     try:
-        before = read_json(folder / SCORES, {"eval_best_threshold?": float})
+        before = read_json(args.folder / SCORES, {"eval_best_threshold?": float, "eval_model_sha256?": (str, None)})
     except Missing:
         return {}
     except Damaged as damage:
@@ -146,6 +170,10 @@ def _at_chosen_threshold(args: TrainingArguments, folder: Path, answers: Answers
         return {}
     threshold = before.get("eval_best_threshold")
     if threshold is None:
+        return {}
+    if sha256 is None or before.get("eval_model_sha256") != sha256:
+        told = f"{args.folder / SCORES} is not known to be this model's; --do_eval of the validation split chooses one"
+        say(args, f"note: no threshold that validation chose is applied: {told}")
         return {}
     at = accuracy_at(threshold, answers.probabilities[:, 1], answers.labels)
     return {"eval_validation_threshold": threshold, "eval_accuracy_at_validation_threshold": at}

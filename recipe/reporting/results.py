@@ -15,7 +15,8 @@ from recipe.system.files import write_json
 
 def write_results(folder: Path, arguments: RecipeArguments, report: RunReport) -> None:
     """The Trainer's result files, and run.json: the resolved arguments, versions, and what the run followed from."""
-    parts = {"train": report.train_metrics, "eval": report.metrics}
+    of = {"eval_model_sha256": report.model_sha256}  # whose threshold it is that another split is scored at
+    parts = {"train": report.train_metrics, "eval": report.metrics and report.metrics | of}
     for name, metrics in parts.items():
         if metrics:
             write_json(folder / f"{name}_results.json", metrics)

@@ -72,3 +72,35 @@ def test_two_models_are_compared_on_the_same_pairs(arguments, model, tmp_path, c
     assert re.search(r"^difference +[+-]\d+\.\d\d points \(95 % interval ", out, re.MULTILINE)
     with pytest.raises(UserError, match=r"^--against \S+ no such folder"):
         evaluate(words(model, "--do_eval", "--against=/missing"))
+
+
+def test_the_other_model_reads_as_many_tokens_as_its_run(arguments, model, tmp_path, capsys):
+    other = tmp_path / "other"
+    train(
+        arguments("--prefix_cache=off", "--seed=5", "--max_length=8", "--learning_rate=1e-2", f"--output_dir={other}")
+    )
+    own = evaluate(words(other, "--do_eval"))
+    assert "tokens of a pair" not in capsys.readouterr().out
+    found = evaluate(words(model, "--do_eval", f"--against={other}"))["eval_mcnemar"]
+    assert found["accuracy"] == own["eval_accuracy"]
+    longer = evaluate(words(other, "--do_eval", "--max_length=32"))
+    assert longer["eval_loss"] != own["eval_loss"]
+    assert f"note: --against {other} reads 8 tokens of a pair, as its run did, not 32" in capsys.readouterr().out
+
+
+def test_a_threshold_is_the_models_own(arguments, model, tmp_path, capsys):
+    scores = model / "eval_results.json"
+    own = json.loads(scores.read_text())  # the run's
+    assert "eval_validation_threshold" in evaluate(words(model, "--do_eval", "--eval_split=train"))
+    for sha256 in (None, "0" * 64):
+        scores.write_text(json.dumps(own | {"eval_model_sha256": sha256}))
+        assert "eval_validation_threshold" not in evaluate(words(model, "--do_eval", "--eval_split=train"))
+        out = capsys.readouterr().out
+        assert f"note: no threshold that validation chose is applied: {scores} is not known to be this model's" in out
+    other = tmp_path / "other"
+    train(arguments("--prefix_cache=off", "--seed=5", f"--output_dir={other}"))
+    said = evaluate(words(other, "--do_eval", "--eval_split=train", f"--output_dir={model}"))
+    assert "eval_validation_threshold" not in said
+    evaluate(words(other, "--do_eval", f"--output_dir={model}"))
+    evaluate(words(other, "--do_eval", "--eval_split=train", f"--output_dir={model}"))
+    assert "which validation chose" in capsys.readouterr().out
