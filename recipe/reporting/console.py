@@ -12,13 +12,19 @@ from recipe.errors import Damaged
 from recipe.evaluation.metrics import by_name, decimals, headline
 from recipe.file_names import RESULTS
 from recipe.model.freezing import FreezePlan
-from recipe.process.text import shown
+from recipe.process.text import shown, without_places, without_secrets
+from recipe.system.arithmetic import versions
 from recipe.system.json_files import read_json
 
 try:
     import resource
 except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
+
+
+def own_command() -> str:
+    """This process's command, as it can be published."""
+    return shlex.join(["python", *without_places(without_secrets(sys.argv))])
 
 
 @dataclass
@@ -43,6 +49,8 @@ class RunReport:
     total_seconds: float = 0.0
     peak_bytes: int = 0  # of memory, where another process had it
     gpu_bytes: int = 0
+    command: str = field(default_factory=own_command)  # and the versions: of the process that ends the run
+    versions: dict[str, str] = field(default_factory=versions)
 
 
 def format_plan(plan: FreezePlan) -> str:

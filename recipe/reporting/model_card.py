@@ -1,8 +1,6 @@
 """The model card: README.md with its figures, which can be published as it is."""
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +14,10 @@ from recipe.data.splits import Split, iterate, unit_of
 from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import by_name, decimals
 from recipe.file_names import CARD, CONFUSION, CURVE, RELIABILITY, SCATTER
-from recipe.process.text import fenced, markdown, without_places, without_secrets
+from recipe.process.text import fenced, markdown
 from recipe.reporting.console import RunReport, describe_memory, format_plan
 from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability, draw_scatter
 from recipe.reporting.scores import format_threshold
-from recipe.system.arithmetic import versions
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MISTAKES = 20
@@ -86,30 +83,29 @@ def _environment() -> Environment:
 def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | None) -> dict[str, Any]:
     """What the template's names stand for."""
     base, identity, scores = arguments.model.name, report.identity, by_name(report.metrics)
+    partial = bool(scored and scored.split.rows == arguments.data.max_eval_samples)
     data = [(f"{name} data", value) for name, value in identity.get("data", {}).items()]
     weights = [(f"{part} weights, as loaded", value) for part, value in identity.get("weights", {}).items()]
     return {
-        "metadata": _metadata(arguments, report),
+        "metadata": _metadata(arguments, report, partial),
         "name": _name(arguments),
         "base": Path(base).name if Path(base).exists() else base,
         "frozen": 1 - report.plan.trainable / report.plan.parameters,
         "scores": scores,
         "regression": arguments.data.task_type == "regression",
-        "beats_majority": "accuracy" in scores
-        and scores["accuracy"] > scores["majority_baseline"]
-        and scores["majority_p_value"] < 0.05,
         "plan": format_plan(report.plan),
         "tails": arguments.model.num_tails,
         "figures": {"curve": CURVE, "confusion": CONFUSION, "reliability": RELIABILITY, "scatter": SCATTER},
         "pairs": scored.split.rows if scored else 0,
+        "partial": partial,
+        "left_out": len(scored.split.skipped) if scored else 0,
         "unit": unit_of(arguments.data),
         "rows": _rows(scores) if scored else [],
         "mistakes": mistakes(scored) if scored else None,
-        "command": shlex.join(["python", *without_places(without_secrets(sys.argv))]),
         "report": report,
         "memory": describe_memory(report),
         "fingerprints": data + weights,
-        "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
+        "versions": ", ".join(f"{name} {value}" for name, value in report.versions.items()),
     }
 
 
@@ -117,8 +113,11 @@ def _name(arguments: RecipeArguments) -> str:
     return arguments.training.folder.resolve().name
 
 
-def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
-    """The Hub's metadata block; a local path is no repository, so it is not named as one."""
+def _metadata(arguments: RecipeArguments, report: RunReport, partial: bool) -> str:
+    """The Hub's metadata block; a local path is no repository, so it is not named as one.
+
+    Scores on a part of the split are not among its results, which are ranked with those on all of it.
+    """
     base, data = arguments.model.name, arguments.data
     in_pairs = unit_of(data) == "pairs"
     ours = "sentence pairs" if in_pairs else "sentences"
@@ -136,7 +135,7 @@ def _metadata(arguments: RecipeArguments, report: RunReport) -> str:
             metric_type=kind,
             metric_value=round(report.metrics[f"eval_{name}"], 4),
         )
-        for kind, name in (kinds.items() if report.metrics else ())
+        for kind, name in (kinds.items() if report.metrics and not partial else ())
         if report.metrics[f"eval_{name}"] is not None
     ]
     card = ModelCardData(

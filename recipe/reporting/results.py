@@ -9,7 +9,6 @@ import torch
 from recipe.arguments import RecipeArguments
 from recipe.file_names import RESULTS, RUN
 from recipe.reporting.console import RunReport, peak_memory
-from recipe.system.arithmetic import versions
 from recipe.system.files import write_json
 
 
@@ -29,7 +28,8 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
     resolved["training"] = arguments.training.to_sanitized_dict()
     return {
         "arguments": resolved,
-        "versions": versions(),
+        "command": report.command,
+        "versions": report.versions,
         "parameters": report.plan.parameters,
         "trainable_parameters": report.plan.trainable,
         "frozen_prefix_depth": report.plan.prefix_depth,

@@ -41,6 +41,22 @@ def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, name
     assert "layers 0-1" in card.text
 
 
+def test_a_card_names_the_part_of_the_split_that_was_scored(arguments, tmp_path, pairs_dir):
+    rows = (pairs_dir / "dev.json").read_text().splitlines(keepends=True)
+    (tmp_path / "dev.json").write_text("".join([rows[0], '{"sentence1": ""}\n', *rows[1:]]))
+    words = ["--model_card=true", f"--validation_file={tmp_path / 'dev.json'}", "--on_bad_row=skip"]
+    train(arguments(*words))
+    whole = ModelCard.load(tmp_path / "run" / "README.md")
+    assert "On the validation split it is right in" in whole.text
+    assert "## Scores on 30 validation pairs\n\nRows of the split that are no pairs were left out: 1 (" in whole.text
+    assert whole.data.eval_results
+    train(arguments(*words, "--max_eval_samples=5", "--resume=never"))
+    part = ModelCard.load(tmp_path / "run" / "README.md")
+    assert "On the first 5 pairs of the validation split it is right in" in part.text
+    assert "## Scores on the first 5 validation pairs\n" in part.text
+    assert part.data.eval_results is None  # the Hub would rank them with those on the whole split
+
+
 def test_the_card_of_single_sentences_is_about_sentences(arguments, tmp_path, capsys):
     for split, count in (("train", 40), ("dev", 20)):
         rows = [{"text": row["sentence1"], "label": row["label"]} for row in make_pairs(count, count)]

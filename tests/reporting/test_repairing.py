@@ -36,6 +36,8 @@ def test_what_fails_behind_the_model_costs_nothing_and_is_made_later(arguments, 
     told = json.loads(whole["run.json"])
     told["results"]["eval"]["eval_accuracy"] = 0.25  # what was found then is not found anew, in another precision
     told |= {"peak_memory_bytes": 123 * 10**9, "earlier_train_seconds": 77.0}
+    assert told["command"].encode() in whole["README.md"]
+    told |= {"command": "python run_freeze.py then.yaml", "versions": {"torch": "1.2.3"}}
     (folder / "run.json").write_text(json.dumps(told))
     (folder / "README.md").unlink()
     for name in whole.keys() - {"model.safetensors", "run.json", "trainer_state.json", "README.md"}:
@@ -47,6 +49,8 @@ def test_what_fails_behind_the_model_costs_nothing_and_is_made_later(arguments, 
         if not name.endswith((".json", ".md")) or name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             assert again[name] == whole[name], name
     assert b"s (before a stop 77 s more), evaluating" in again["README.md"]
+    assert b"\npython run_freeze.py then.yaml\n" in again["README.md"]
+    assert again["README.md"].endswith(b"\ntorch 1.2.3\n")
     assert b"; peak memory 123.00 GB." in again["README.md"]  # the run's, and not of who made the card again
     results = [json.loads(files["all_results.json"]) for files in (whole, again)]
     assert {**results[0], "eval_accuracy": 0.25} == results[1]
