@@ -62,6 +62,7 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
             few = f"{split.source} has {counts[label]:,} {split.unit} of label {shown(name)}"
             raise UserError(f"--folds {folds}: {few}; each fold must have one")
     of_fold = assign_folds(pairs, folds, arguments.training.seed)
+    _check_folds(split, pairs, of_fold, folds)
     folder = arguments.training.folder
     with locked(folder):
         for name in (LOG, DOUBTFUL, PAGE):
@@ -93,15 +94,36 @@ def _parse(words: Sequence[str]) -> RecipeArguments:
 
 
 def assign_folds(pairs: Sequence[dict[str, Any]], folds: int, seed: int) -> np.ndarray:
-    """The fold of each pair, (pairs,): labels in equal shares, and a pair's repeats, swapped ones too, in one fold."""
+    """The fold of each pair, (pairs,): labels in equal shares, and a pair's repeats, swapped ones too, in one fold.
+
+    Raises:
+        UserError: fewer pairs than folds are different.
+    """
     texts = [tuple(sorted(filter(None, (pair["sentence1"], pair["sentence2"])))) for pair in pairs]
     numbers: dict[tuple[str, ...], int] = {}
     groups = [numbers.setdefault(text, len(numbers)) for text in texts]
+    if len(numbers) < folds:
+        raise UserError(
+            f"--folds {folds}: the training split has {len(numbers)} different pairs; each fold must have one"
+        )
     labels, of_fold = [pair["label"] for pair in pairs], np.empty(len(pairs), int)
     cuts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
     for fold, (_, held) in enumerate(cuts):
         of_fold[held] = fold
     return of_fold
+
+
+def _check_folds(split: Split, pairs: Sequence[dict[str, Any]], of_fold: np.ndarray, folds: int) -> None:
+    """Check that every label is among the pairs that each fold's model is trained on.
+
+    Raises:
+        UserError: it is not, where the repeats of one pair, which are in one fold, are all that a label has.
+    """
+    labels = np.array([pair["label"] for pair in pairs])
+    for fold in range(folds):
+        for label in sorted(set(range(len(split.label_names))) - set(labels[of_fold != fold].tolist())):
+            where = f"all {split.unit} of label {shown(split.label_names[label])} in {split.source} are in one fold"
+            raise UserError(f"--folds {folds}: {where}, as repeats are; two different ones of each label are expected")
 
 
 def _train_fold(

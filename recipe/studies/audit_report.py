@@ -40,9 +40,14 @@ def write_audit(
     said = f"{len(lines):,} of {len(pairs):,} labels are doubtful ({share:.1%}); {right.mean():.4f} of all are answered"
     head = f"# Doubtful labels\n\n{shown(split.source)}: {said} as they stand, by models that did not see them.\n\n"
     rows = "".join(_row(split, pairs[place], audited, int(place)) for place in audited.places[:LISTED])
-    table = f"| row | sentences | label | answer | its probability |\n|---|---|---|---|---|\n{rows}"
+    table = f"| number | sentences | label | answer | its probability |\n|---|---|---|---|---|\n{rows}"
+    counted = f"A number counts the {split.unit} as they were read, from 1"
+    for line in split.left_out():
+        counted += f", without rows that were left out ({markdown(line)})"
     listed = f"The {min(LISTED, len(lines))} most doubtful; all of them are in {DOUBTFUL}."
-    write_text(folder / PAGE, f"{head}{listed}\n\n{table}")
+    write_text(folder / PAGE, f"{head}{listed} {counted}.\n\n{table}")
+    for line in split.left_out():
+        tell(f"\nleft out        {shown(line)}")
     tell(f"\ndoubtful        {folder / DOUBTFUL}: {said} as they stand\npage            {folder / PAGE}")
     trust = np.take_along_axis(audited.probabilities, audited.labels[:, None], -1)[:, 0]
     for worst in leave_out:
@@ -56,7 +61,7 @@ def _doubtful(split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, pla
     chances = audited.probabilities[place]
     answer, label = int(chances.argmax()), int(audited.labels[place])
     of_answer, of_label = (round(float(chances[each]), 6) for each in (answer, label))
-    more = {"row": place + 1, "prediction": split.label_names[answer], "probability": of_answer}
+    more = {"number": place + 1, "prediction": split.label_names[answer], "probability": of_answer}
     return line_of(pairs[place], split, **more, probability_of_label=of_label)
 
 

@@ -54,8 +54,8 @@ def test_each_pair_is_answered_by_a_model_that_did_not_see_it(words, tmp_path, m
     assert found.probabilities.sum(1) == pytest.approx(1, abs=1e-6)
     folder = tmp_path / "audit"
     doubtful = [json.loads(line) for line in (folder / "doubtful.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in doubtful] == [place + 1 for place in found.places]
-    assert all(row["id"] == row["row"] - 1 and row["prediction"] != row["label"] for row in doubtful)
+    assert [row["number"] for row in doubtful] == [place + 1 for place in found.places]
+    assert all(row["id"] == row["number"] - 1 and row["prediction"] != row["label"] for row in doubtful)
     kept = [json.loads(line)["id"] for line in (folder / "train-without-10-percent.jsonl").read_text().splitlines()]
     trust = found.probabilities[np.arange(60), found.labels]
     assert kept == sorted(np.argsort(trust, kind="stable")[6:])
@@ -68,7 +68,7 @@ def test_each_pair_is_answered_by_a_model_that_did_not_see_it(words, tmp_path, m
     assert again.places.tolist() == found.places.tolist()
 
 
-def test_labels_that_answers_speak_against_are_doubtful(words, tmp_path, monkeypatch):
+def test_labels_that_answers_speak_against_are_doubtful(words, tmp_path, monkeypatch, capsys):
     """With answers that know better, exactly the wrong labels are named, the surest first."""
     rows = make_rows(60)
     truth = np.array([int(row["label"]) for row in rows])
@@ -85,10 +85,15 @@ def test_labels_that_answers_speak_against_are_doubtful(words, tmp_path, monkeyp
 
     monkeypatch.setattr(audit_module, "train", lambda arguments: None)
     monkeypatch.setattr(audit_module, "keep_answers", keep)
-    assert audit(words, 4).places.tolist() == [40, 3]
+    (tmp_path / "train.jsonl").write_text("{}\n" + (tmp_path / "train.jsonl").read_text())
+    assert audit([*words, "--on_bad_row=skip"], 4).places.tolist() == [40, 3]
     page = (tmp_path / "audit" / "audit.md").read_text()
     assert "2 of 60 labels are doubtful (3.3%)" in page
     assert page.index("| 41 |") < page.index("| 4 |")
+    assert (
+        "A number counts the pairs as they were read, from 1, without rows that were left out (1 bad rows left" in page
+    )
+    assert "left out        1 bad rows left out, the first: " in capsys.readouterr().out
 
 
 def test_repeats_and_swapped_pairs_are_in_one_fold_and_labels_in_all():
@@ -101,6 +106,21 @@ def test_repeats_and_swapped_pairs_are_in_one_fold_and_labels_in_all():
     assert all(0.3 < labels[folds == fold].mean() < 0.7 for fold in range(4))
     single = [{"sentence1": str(n), "sentence2": None, "label": n % 2} for n in range(8)]
     assert sorted(assign_folds(single, 2, 1)) == [0] * 4 + [1] * 4
+
+
+def test_a_label_that_one_pair_alone_has_cannot_be_learnt_without_it(words, tmp_path):
+    rows = [row for row in make_rows(60) if row["label"] == "0"]
+    write_jsonl(tmp_path / "train.jsonl", [*rows, *[{"sentence1": "花", "sentence2": "呗", "label": "1", "id": 0}] * 6])
+    says = (
+        r"^--folds 3: all pairs of label 1 in .*train.jsonl are in one fold, as repeats are; two different ones of each"
+    )
+    with pytest.raises(UserError, match=says):
+        audit(words, 3)
+    same = [{"sentence1": "花", "sentence2": f"呗{n % 2}", "label": str(n // 6 % 2), "id": 0} for n in range(12)]
+    write_jsonl(tmp_path / "train.jsonl", same)
+    with pytest.raises(UserError, match=r"^--folds 3: the training split has 2 different pairs; each fold must have"):
+        audit(words, 3)
+    assert not (tmp_path / "audit").exists()
 
 
 @pytest.mark.parametrize(
