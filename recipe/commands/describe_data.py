@@ -42,7 +42,7 @@ def describe(read: Read) -> Iterator[tuple[str, str]]:
     if rows != split.rows:
         yield "  rows", f"{rows:,} were read, where the data set's metadata says {split.rows:,}; a run refuses that"
     if len(labelled):
-        yield "  labels", _scores(labelled) if split.regression else _classes(labelled, split.label_names, rows)
+        yield "  labels", _scores(labelled) if split.regression else _classes(labelled, split.label_names)
     if len(labelled) < rows:
         yield "  labels", f"{rows - len(labelled):,} {split.unit} without one"
     at = np.quantile(tokens.lengths.numpy(), (0, 0.5, 0.9, 0.99, 1), method="inverted_cdf").tolist()
@@ -59,12 +59,12 @@ def describe(read: Read) -> Iterator[tuple[str, str]]:
         yield "  swapped", f"{seen.swapped:,} pairs stand there in the other order too, {differ}"
 
 
-def _classes(labels: np.ndarray, names: Sequence[str], rows: int) -> str:
-    """How many of all rows have each label, and what always answering the most frequent one gets."""
+def _classes(labels: np.ndarray, names: Sequence[str]) -> str:
+    """How many of the rows with a label have each of them, and what always answering the most frequent one gets."""
     named = [(names[label], count) for label, count in sorted(Counter(labels.tolist()).items())]
-    shares = ", ".join(f"{name} {count:,} ({count / rows:.1%})" for name, count in named)
+    shares = ", ".join(f"{name} {count:,} ({count / len(labels):.1%})" for name, count in named)
     most, count = max(named, key=lambda each: each[1])
-    return f"{shares}; always answering {most}: {count / rows:.4f}"
+    return f"{shares}; always answering {most}: {count / len(labels):.4f}"
 
 
 def _scores(labels: np.ndarray) -> str:

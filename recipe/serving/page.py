@@ -16,6 +16,7 @@ from recipe.file_names import FIGURES, PREDICTIONS, RESULTS
 from recipe.process.text import markdown, one_line
 from recipe.reporting.model_card import SCORES, Scored, examples, mistakes
 from recipe.serving.asking import SHOWN, Asked, ask_file, ask_pair
+from recipe.serving.space import SHOWN as PART
 from recipe.system.json_files import read_json
 
 # Fonts that a system has: the page asks no other server for any.
@@ -121,7 +122,9 @@ def _mistakes_tab(tried: Tried) -> None:
         gr.Markdown("验证集不在这里 · the validation split is not here", elem_id="no-mistakes")
         return
     worst, source = mistakes(scored), markdown(scored.split.source)
-    if scored.answers.regression:
+    if Path(tried.asked.arguments.data.validation_file or "").name == PART:  # mistakes above all
+        said = "验证集的一部分 · a part of the validation split"
+    elif scored.answers.regression:
         said = f"平均绝对误差 · mean absolute error {np.abs(scored.answers.errors).mean():.4f}"
     else:
         said = f"{np.sum(~scored.answers.right):,} / {scored.split.rows:,} 错 · wrong"

@@ -53,6 +53,16 @@ def test_the_report_counts_labels_lengths_repeats_and_overlaps(arguments, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_shares_are_of_the_rows_that_have_a_label(arguments, tmp_path, capsys):
+    rows = make_pairs(20, 1)
+    for number, row in enumerate(rows):
+        row["label"] = "" if number < 10 else str(int(number < 13))
+    write_jsonl(tmp_path / "test.json", rows)
+    check_data.check_data(arguments(f"--test_file={tmp_path / 'test.json'}"))
+    labels = told(capsys)["labels"]
+    assert labels[-2:] == ["0 7 (70.0%), 1 3 (30.0%); always answering 0: 0.7000", "10 pairs without one"]
+
+
 def test_padding_is_what_the_first_epochs_batches_carry(arguments, split_tokens):
     tokens = split_tokens()
     one = arguments("--per_device_train_batch_size=1")

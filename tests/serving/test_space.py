@@ -111,6 +111,8 @@ def test_a_space_answers_without_the_run_and_the_checkout(space, page):
     assert all(sample in [[row["q"], row["p"]] for row in shown] for sample in samples)
     (table,) = [part["props"]["value"] for part in config["components"] if part["props"].get("elem_id") == "mistakes"]
     assert {(row["q"], row["p"], row["y"]) for row in shown} >= {tuple(row[:3]) for row in table["data"]} != set()
+    (wrong,) = [part["props"]["value"] for part in config["components"] if part["props"].get("elem_id") == "wrong"]
+    assert wrong.endswith(": 验证集的一部分 · a part of the validation split")  # of which no share is wrong
     assert "data:image/png" in parts["html"]["value"]
 
 
