@@ -137,11 +137,18 @@ def _finish(arguments: RecipeArguments, split: Split, partial: Path, rows: int, 
         submission = submit(arguments.data, partial, split, own_names)
     os.replace(partial, path)
     sync(path.parent)
-    what = "; ".join([split.source, *split.left_out(), *split.notes])
+    what = "; ".join([split.source, *_limit(arguments, split), *split.left_out(), *split.notes])
     say(args, f"predictions     {path}: {rows:,} {split.unit} of {what}")
     if submission is not None:
         say(args, submission)
     say(args, f"next            make export RUN={shlex.quote(arguments.model.name)}")
+
+
+def _limit(arguments: RecipeArguments, split: Split) -> list[str]:
+    """The flag by which rows behind these were not answered; nothing where all were."""
+    flag = {"train": "max_train_samples", "validation": "max_eval_samples"}.get(split.name)
+    limited = flag is not None and getattr(arguments.data, flag) == split.rows
+    return [f"no more, by --{flag} {split.rows}"] if limited else []
 
 
 @contextlib.contextmanager

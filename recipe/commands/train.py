@@ -98,7 +98,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
     args, started = arguments.training, time.perf_counter()
     made = together(args, lambda: prepare(arguments))
     model, tokenizer, splits, identity = made
-    report = RunReport(make_plan(model), identity, started)
+    report = RunReport(make_plan(model), identity, started, processes=args.world_size)
     same_on_all_ranks(args, identity)
     with held_output(args, args.folder) as shared:
         if not shared:

@@ -49,6 +49,7 @@ class RunReport:
     total_seconds: float = 0.0
     peak_bytes: int = 0  # of memory, where another process had it
     gpu_bytes: int = 0
+    processes: int = 1  # of which the memory is the first one's
     command: str = field(default_factory=own_command)  # and the versions: of the process that ends the run
     versions: dict[str, str] = field(default_factory=versions)
 
@@ -129,7 +130,8 @@ def reset_peak_memory() -> None:
 def describe_memory(report: RunReport) -> str:
     """The most memory that the run has had."""
     gpu = f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
-    return f"{(report.peak_bytes or peak_memory()) / 1e9:.2f} GB{gpu}"
+    whose = f", of the first of {report.processes} processes" if report.processes > 1 else ""
+    return f"{(report.peak_bytes or peak_memory()) / 1e9:.2f} GB{gpu}{whose}"
 
 
 def format_finished(output_dir: str | None) -> str:

@@ -27,7 +27,7 @@ OTHERS = (RESULTS, "train_results.json", SCORES, STATE, CARD, *FIGURES)
 RECORD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, "model_sha256": str}
 RECORD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
 RECORD |= {"earlier_train_seconds?": float, "peak_memory_bytes?": int, "peak_gpu_bytes?": int}
-RECORD |= {"command?": str, "versions?": dict}
+RECORD |= {"command?": str, "versions?": dict, "processes?": int}
 
 
 def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> list[str]:
@@ -111,6 +111,7 @@ def _recall(report: RunReport, record: dict[str, Any]) -> None:
     report.peak_bytes, report.gpu_bytes = record.get("peak_memory_bytes", 0), record.get("peak_gpu_bytes", 0)
     report.command = record.get("command", report.command)  # likewise
     report.versions = record.get("versions", report.versions)
+    report.processes = record.get("processes", report.processes)
     for part in ("encode", "train", "eval", "total"):
         setattr(report, f"{part}_seconds", record[f"{part}_seconds"])
 

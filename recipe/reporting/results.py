@@ -19,7 +19,8 @@ def write_results(folder: Path, arguments: RecipeArguments, report: RunReport) -
     for name, metrics in parts.items():
         if metrics:
             write_json(folder / f"{name}_results.json", metrics)
-    write_json(folder / RESULTS, {**report.train_metrics, **report.metrics})
+    ended = {f"train_{key}": value for key, value in report.train_metrics.items() if key == "epoch"}
+    write_json(folder / RESULTS, {**report.train_metrics, **report.metrics, **ended})  # epoch is the model's
     write_json(folder / RUN, _run_json(arguments, report))
 
 
@@ -38,6 +39,7 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "model_sha256": report.model_sha256,
         "files": report.files,
         "results": {"train": report.train_metrics, "eval": report.metrics, "best": report.is_best},
+        "processes": report.processes,
         "threads": torch.get_num_threads(),
         "encode_seconds": round(report.encode_seconds, 1),
         "train_seconds": round(report.train_seconds, 1),

@@ -41,6 +41,13 @@ def test_predictions_are_the_pipelines_in_the_splits_order(model, pairs_dir):
     assert not (model / "afqmc_predict.json").exists()
 
 
+def test_answers_to_a_part_of_a_split_are_said_to_be_so(model, pairs_dir, capsys):
+    for limit, told in (("5", "5 pairs of {}; no more, by --max_eval_samples 5"), ("99", "30 pairs of {}")):
+        predict(words(model, "--do_predict", "--eval_split=validation", f"--max_eval_samples={limit}"))
+        line = f"predictions     {model / 'predictions.jsonl'}: {told.format(pairs_dir / 'dev.json')}"
+        assert line in capsys.readouterr().out.splitlines()
+
+
 def test_the_test_split_without_labels_is_answered_and_made_a_submission(model, capsys):
     predict(words(model, "--do_predict"))
     lines = (model / "afqmc_predict.json").read_text().splitlines()

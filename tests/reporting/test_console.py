@@ -43,6 +43,11 @@ def test_the_best_by_another_metric_is_not_called_the_best_accuracy():
     assert "accuracy        0.7200 after epoch 2, the best by f1 (majority 0.6900)" in text.splitlines()
 
 
+def test_memory_of_several_processes_is_said_to_be_the_firsts():
+    report = RunReport(PLAN, {}, 0.0, peak_bytes=2 * 10**9, processes=2)
+    assert "peak memory     2.00 GB, of the first of 2 processes" in format_summary(report, "outputs/x").splitlines()
+
+
 def test_summary_says_when_nothing_was_evaluated():
     assert "score           not known: no evaluation took place" in format_summary(
         RunReport(PLAN, {}, 0.0), "outputs/x"

@@ -45,6 +45,7 @@ def test_two_ranks_give_the_result_of_one(arguments, run_two, tmp_path):
     train(arguments("--per_device_train_batch_size=32", *words, f"--output_dir={tmp_path / 'one'}"))
     out = run_two(*words, "--per_device_eval_batch_size=7", f"--output_dir={tmp_path / 'two'}")
     assert out.count("\nepoch 1 ") == 1
+    assert " GB, of the first of 2 processes\n" in out
     for key in KEYS:
         assert_close(history(tmp_path / "one", key), history(tmp_path / "two", key), 1e-5)
     ends = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "two")]

@@ -124,6 +124,7 @@ def test_the_best_model_is_the_best_by_its_metric(arguments, tmp_path, capsys, m
     values = history(tmp_path / "run", f"eval_{metric.removeprefix('eval_')}")
     assert len(set(values)) > 1
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["train_epoch"] == len(values)  # of what train_loss and train_runtime are
     assert results["epoch"] == 1 + values.index(best(values)) or values.count(best(values)) > 1
     assert results[f"eval_{metric.removeprefix('eval_')}"] == pytest.approx(best(values), abs=1e-6)
     assert f", the best by {metric.removeprefix('eval_')} (majority" in capsys.readouterr().out
