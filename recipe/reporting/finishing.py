@@ -23,7 +23,7 @@ from recipe.process.progress import say
 from recipe.process.text import one_line, without_logins, without_places
 from recipe.reporting.console import RunReport
 from recipe.reporting.model_card import Scored, write_card
-from recipe.reporting.outputs import NAMES, card_names, remove_answers, staged, write_model
+from recipe.reporting.outputs import NAMES, card_names, remove_answers, remove_files, staged, write_model
 from recipe.reporting.results import write_results
 from recipe.system.distributed import together
 from recipe.system.files import sha256_of
@@ -124,8 +124,8 @@ def _write_results(
             trainer.state.save_to_json(str(staging / STATE))
             if scored and answers is None:
                 (staging / SCORES).unlink()  # so that the same command makes it
-            for name in (SCORES, CARD, *FIGURES):  # of an earlier model: gone before run.json says that all are there
-                (folder / name).unlink(missing_ok=True)
+            # of an earlier model: gone before run.json says that all are there
+            remove_files(folder / name for name in (SCORES, CARD, *FIGURES))
     except OSError as error:
         raise RunError(
             f"{folder}: the model is written, its results are not: {error}; the same command goes on from there"

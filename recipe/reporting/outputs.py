@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from recipe.file_names import (
     STATE,
 )
 from recipe.model.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
-from recipe.system.files import TEMPORARY, publish, remove_temporary, sha256_of, staging_folder
+from recipe.system.files import TEMPORARY, publish, remove_temporary, sha256_of, staging_folder, sync
 from recipe.system.json_files import read_json
 
 NAMES = (
@@ -173,11 +173,18 @@ def remove_answers(folder: Path, sha256: str) -> list[str]:
     """
     if not (folder / MODEL).is_file() or sha256_of(folder / MODEL) == sha256:
         return []
-    for pattern in ("eval_results*.json", PREDICTIONS, "*_predict.json"):
-        for path in folder.glob(pattern):
-            if path.is_file() and not path.is_symlink() and begins_as_answers(path):
-                path.unlink()
+    found = [path for pattern in ("eval_results*.json", PREDICTIONS, "*_predict.json") for path in folder.glob(pattern)]
+    remove_files([path for path in found if path.is_file() and not path.is_symlink() and begins_as_answers(path)])
     return [name for name in FORMS if (folder / name).is_dir()]
+
+
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove those that are there, of one folder; on its disk they are gone then."""
+    there = [path for path in paths if path.exists()]
+    for path in there:
+        path.unlink()
+    if there:
+        sync(there[0].parent)
 
 
 def remove_run(folder: Path) -> None:
