@@ -17,14 +17,15 @@ def order_consistency(probabilities: np.ndarray, swapped: np.ndarray, labels: np
     return {"order_consistency": float(same.mean()), "order_gap": float(gap.mean()), "both_orders_accuracy": both}
 
 
-def mean_difference(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+def mean_difference(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     """How much more the first has on average over the same pairs (examples,), with the paired 95 % interval.
 
     Student's of the mean of per-pair differences: of right answers each is -1, 0 or 1, so that it is accuracy's.
+    Where all are equal there is no spread to make an interval of, and its ends are None.
     """
     gains = first.astype(float) - second
-    if gains.min() == gains.max():  # no spread to make an interval of
-        return dict.fromkeys(("difference", "difference_low", "difference_high"), float(gains.mean()))
+    if gains.min() == gains.max():
+        return {"difference": float(gains.mean()), "difference_low": None, "difference_high": None}
     interval = ttest_1samp(gains, 0).confidence_interval(0.95)
     low, high = float(interval.low), float(interval.high)
     return {"difference": float(gains.mean()), "difference_low": low, "difference_high": high}

@@ -75,7 +75,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, Any]:
     losses = -np.take_along_axis(log_softmax(logits, axis=-1), labels[:, None], axis=-1)
     average = "binary" if logits.shape[1] == 2 else "macro"
     scores |= {"majority_baseline": majority_baseline(labels), "loss": float(losses.mean())}
-    scores["f1"] = float(f1_score(labels, predictions, average=average, zero_division=0))
+    classes = None if average == "binary" else range(logits.shape[1])  # by itself, of those that occur
+    scores["f1"] = float(f1_score(labels, predictions, labels=classes, average=average, zero_division=0))
     scores["mcc"] = float(matthews_corrcoef(labels, predictions))
     scores["ece"] = expected_calibration_error(probabilities, labels)
     return scores | {name: value for name, value in _ranking(probabilities, labels).items() if value is not None}

@@ -41,8 +41,8 @@ def _correlation_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
     if "compared" in scores:
         other = scores["compared"]
         rows.append(("against", f"{other['against']}: Pearson {decimals(other['pearson'])}, MSE {other['mse']:.4f}"))
-        gain, low, high = (other[key] for key in ("difference", "difference_low", "difference_high"))
-        rows.append(("difference", f"{gain:+.4f} of MSE, less is better (95 % interval {low:+.4f} to {high:+.4f})"))
+        gain = f"{other['difference']:+.4f} of MSE, less is better"
+        rows.append(("difference", f"{gain} (95 % interval {_interval(other, 1, '+.4f')})"))
     return rows
 
 
@@ -63,14 +63,22 @@ def _class_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+LONGEST = 30  # characters of a label's name in the table
+
+
 def _confusion(scores: dict[str, Any], names: list[str]) -> list[str]:
     names = [shown(name) for name in names]
+    told: list[str] = []
+    if max(map(len, names)) > LONGEST:
+        numbered = [f"label {number}" for number in range(len(names))]
+        told, names = [f"{'':<16}{one}: {name}" for one, name in zip(numbered, names, strict=True)], numbered
     head = ["answered", *names, "precision", "recall", "F1"]
-    lines = ["confusion       " + "".join(f"{name:>10.10}" for name in head)]
+    wide = max(10, 1 + max(map(len, names)))
+    lines = ["confusion       " + "".join(f"{name:>{wide}}" for name in head)]
     for name, row, of in zip(names, scores["confusion_matrix"], scores["by_class"], strict=True):
-        by_class = "".join(f"{of[key]:>10.4f}" for key in ("precision", "recall", "f1"))
-        lines.append(f"{'':<16}{name:>10.10}" + "".join(f"{count:>10,}" for count in row) + by_class)
-    return lines
+        by_class = "".join(f"{of[key]:>{wide}.4f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{'':<16}{name:>{wide}}" + "".join(f"{count:>{wide},}" for count in row) + by_class)
+    return lines + told
 
 
 def _orders_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
@@ -111,12 +119,18 @@ def _against_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     test = scores["mcnemar"]
     alone = f"right alone {test['only_first_right']:,} : {test['only_second_right']:,}"
-    points, low, high = (100 * test[key] for key in ("difference", "difference_low", "difference_high"))
-    gain = f"{points:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
+    gain = f"{100 * test['difference']:+.2f} points (95 % interval {_interval(test, 100, '+.2f')})"
     return [
         ("against", f"{test['against']}: {test['accuracy']:.4f}; {alone}; McNemar p = {test['p_value']:.3g}"),
         ("difference", gain),
     ]
+
+
+def _interval(gain: dict[str, Any], scale: float, form: str) -> str:
+    """The ends of a difference's interval; a dash where there is none."""
+    if gain["difference_low"] is None:
+        return "-"
+    return " to ".join(format(scale * gain[f"difference_{end}"], form) for end in ("low", "high"))
 
 
 def format_int8(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
@@ -134,9 +148,8 @@ def _alike(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
 def _accuracies(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
     rights = [each.argmax(-1) == labels for each in (int8, full)]
     test, gain = mcnemar(*rights), mean_difference(*rights)
-    low, high = (100 * gain[key] for key in ("difference_low", "difference_high"))
     verdict = "it IS another model" if test["p_value"] < 0.05 else "no difference is shown"
-    points = f"{100 * gain['difference']:+.2f} points ({low:+.2f} to {high:+.2f})"
+    points = f"{100 * gain['difference']:+.2f} points ({_interval(gain, 100, '+.2f')})"
     return (
         f"accuracy {rights[0].mean():.4f}, float32 {rights[1].mean():.4f} on {len(labels):,} pairs: "
         f"{points}, McNemar p = {test['p_value']:.3g}: {verdict}"

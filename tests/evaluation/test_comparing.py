@@ -31,7 +31,9 @@ def test_a_differences_interval_is_the_bootstraps():
     assert found["difference"] == pytest.approx(first.mean() - second.mean())
     expected = np.quantile(means, (0.025, 0.975))
     assert [found["difference_low"], found["difference_high"]] == pytest.approx(expected, abs=0.003)
-    assert set(mean_difference(first, first).values()) == {0.0}
+    none = {"difference_low": None, "difference_high": None}
+    assert mean_difference(first, first) == {"difference": 0.0, **none}
+    assert mean_difference(np.ones(5, bool), np.zeros(5, bool)) == {"difference": 1.0, **none}
 
 
 def test_a_difference_of_squared_errors_is_less_where_the_first_is_better():

@@ -140,3 +140,11 @@ def test_scores_by_class_are_scikit_learns():
             **{key: expected[key] for key in ("precision", "recall", "support")},
             "f1": expected["f1-score"],
         }
+
+
+def test_f1_is_the_mean_over_the_labels_that_are_shown():
+    """Also over one that neither occurs nor is answered."""
+    logits, labels = np.eye(3)[[0, 0, 1, 1]], np.array([0, 0, 1, 0])
+    scores = score(logits, labels)
+    assert scores["f1"] == pytest.approx(np.mean([each["f1"] for each in scores["by_class"]]))
+    assert scores["f1"] < 0.6

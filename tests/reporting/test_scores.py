@@ -1,0 +1,36 @@
+import numpy as np
+
+from recipe.arguments import ModelArguments
+from recipe.evaluation.comparing import mcnemar, mean_difference
+from recipe.evaluation.metrics import score
+from recipe.reporting.scores import format_evaluation, format_int8
+
+LOGITS, LABELS = np.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 1])
+
+
+def told(names, **more):
+    scores = score(LOGITS, LABELS) | {"rows": 4, "source": "dev.json", "split": "test", "samples_per_second": 1.0}
+    metrics = {f"eval_{key}": value for key, value in (scores | more).items()}
+    return format_evaluation(metrics, ModelArguments(model_name_or_path="run"), names).splitlines()
+
+
+def test_names_that_begin_alike_stay_apart():
+    names = ["entailment_weak", "entailment_strong", "none"]
+    assert told(names)[-4].split() == ["confusion", "answered", *names, "precision", "recall", "F1"]
+    assert [line.split()[0] for line in told(names)[-3:]] == names
+    assert len({len(line) for line in told(names)[-4:]}) == 1
+
+
+def test_names_that_are_too_long_for_a_column_are_numbered():
+    names = ["a" * 31, "a" * 31 + "b", "c"]
+    lines = told(names)
+    assert [line.split()[:2] for line in lines[-6:-3]] == [["label", str(number)] for number in range(3)]
+    assert [line.strip() for line in lines[-3:]] == [f"label {number}: {name}" for number, name in enumerate(names)]
+    assert told(["0", "1", "2"])[-4].startswith("confusion         answered         0         1")
+
+
+def test_a_difference_without_spread_has_no_interval():
+    right = np.ones(4, bool)
+    same = {"against": "other", "accuracy": 1.0} | mcnemar(right, right) | mean_difference(right, right)
+    assert "difference      +0.00 points (95 % interval -)" in told(["0", "1", "2"], mcnemar=same)
+    assert "+0.00 points (-), McNemar" in format_int8(LOGITS, LOGITS, LABELS)
