@@ -60,6 +60,8 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     args = arguments.training
     if args.eval_strategy == "no":
         raise UserError("--eval_strategy no: a search compares evaluations; epoch is expected")
+    if args.max_steps > 0:  # which would end each trial, whatever epochs it were given
+        raise UserError(f"--max_steps {args.max_steps}: a search tries numbers of epochs; leave it out")
     folder = args.folder
     with locked(folder), stop_requests():
         best = folder / BEST

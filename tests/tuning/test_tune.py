@@ -53,6 +53,13 @@ def test_a_search_is_by_the_metric_that_is_given(tiny_model, pairs_dir, tmp_path
     assert f"loss {study.best_value:.4f} on the validation" in (tmp_path / "tune" / "best.yaml").read_text()
 
 
+def test_steps_that_would_end_a_trial_whatever_its_epochs_are_refused(tiny_model, pairs_dir, tmp_path):
+    words = [f"--model_name_or_path={tiny_model}", f"--data_dir={pairs_dir}", f"--output_dir={tmp_path / 'tune'}"]
+    with pytest.raises(UserError, match=r"^--max_steps 4: a search tries numbers of epochs; leave it out$"):
+        tune([*words, "--max_steps=4"], 2)
+    assert not (tmp_path / "tune").exists()
+
+
 IDENTITY = {"data": {"train": "a"}, "weights": {"frozen": "b"}, "config": {"hidden_act": "gelu"}, "labels": ["0", "1"]}
 IDENTITY |= {"tokenizer": "c", "tokenizer_options": {}, "arithmetic": {"mixed_precision": "no"}}
 
