@@ -23,6 +23,7 @@ from recipe.evaluation.answers import Answers
 from recipe.reporting import console as reporting
 from recipe.reporting.outputs import check_output, missing_files
 from recipe.studies import points
+from recipe.system.files import sha256_of
 from recipe.system.json_files import misfit
 from tests.utils import QUICK
 
@@ -87,7 +88,7 @@ def report(folder, build, identity):
 
 def threshold(folder, build, identity):
     answers = Answers(np.zeros((3, 2)), np.zeros(3, dtype=int), 1.0)
-    _at_chosen_threshold(build().training, folder / "run", answers)
+    _at_chosen_threshold(build(), answers, sha256_of(folder / "run" / "model.safetensors"))
 
 
 def defaults(folder, build, identity):
