@@ -22,8 +22,7 @@ from recipe.commands.train import prepare
 from recipe.evaluation.answers import Answers, answer_pairs
 from recipe.evaluation.metrics import score
 from recipe.model.modeling import BertForPairwiseCLS
-from recipe.process.allocator import keep_freed_memory
-from recipe.reporting.console import peak_memory
+from recipe.process.allocator import keep_freed_memory, peak_memory
 from recipe.studies.points import EVALUATION, PREDICTIONS, RESULTS, SCORES
 from recipe.system.files import write_json
 from recipe.training.feeding import build

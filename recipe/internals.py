@@ -43,6 +43,22 @@ def set_last_rates(schedule: Any, rates: Sequence[Any]) -> None:
     schedule._last_lr = list(rates)
 
 
+def losses_of(trainer: Any) -> tuple[float, Any, int]:
+    """The Trainer's sum of logged losses, this rank's sum since the last log, and the step of that log."""
+    return trainer._total_loss_scalar, trainer._tr_loss, trainer._globalstep_last_logged
+
+
+def set_losses(trainer: Any, total: float, unlogged: float, logged: int) -> None:
+    """Have the Trainer, which begins at nought, go on with what `losses_of` gave."""
+    trainer._total_loss_scalar, trainer._globalstep_last_logged = total, logged
+    trainer._tr_loss += unlogged
+
+
+def count_steps_from(trainer: Any, step: int) -> None:
+    """Have the Trainer's closing figures be of the steps behind `step`, not of those that this process took."""
+    trainer._initial_global_step = step
+
+
 def forget_loaders(accelerator: Any) -> None:
     """Let go of the loaders that were prepared, each with its data set: an accelerator keeps all of them."""
     accelerator._dataloaders.clear()

@@ -72,6 +72,17 @@ def test_several_gpus_are_one(arguments):
     assert several._n_gpu == 1
 
 
+def test_the_trainers_sums_of_losses_are_where_they_were():
+    source = inspect.getsource(Trainer)
+    for name in ("_total_loss_scalar", "_tr_loss", "_globalstep_last_logged", "_initial_global_step"):
+        assert f"self.{name} = " in source, name
+    trainer = SimpleNamespace(_tr_loss=torch.tensor(1.0))
+    internals.set_losses(trainer, 2.5, 0.5, 4)
+    assert internals.losses_of(trainer) == (2.5, torch.tensor(1.5), 4)
+    internals.count_steps_from(trainer, 3)
+    assert trainer._initial_global_step == 3
+
+
 def test_compiling_is_allowed_so_often():
     before = torch._dynamo.config.recompile_limit
     internals.allow_recompiles(before + 1)

@@ -17,6 +17,7 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads random states with
 
 from recipe.cache import cached_split
+from recipe.checkpoints.carried import SHAPE
 from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.rotation import with_best
@@ -30,6 +31,7 @@ RUN = {
     "prefix": (cached_split.STATE_SHAPE, str),
     "base_model": str,
     "frozen_prefix_depth": (int, None),
+    "carried?": SHAPE,
 }
 CALLBACK = {"args": {str: (float, bool, str, None)}, "attributes": {str: object}}
 STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}], "total_flos": float}

@@ -113,7 +113,6 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
             if args.push_to_hub:
                 push(together(args, lambda: build_trainer(args, model, tokenizer, eval_dataset=NO_PAIRS)))
             return None
-        report.first_step = resume.checkpoint.step if resume.checkpoint else 0
         trainer = build(arguments, made, resume.checkpoint)
         report.encode_seconds, report.prefix = trainer.encode_seconds, trainer.run["prefix"]
         output = _run(trainer, request, resume.checkpoint)

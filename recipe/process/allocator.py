@@ -1,6 +1,16 @@
-"""What the C library keeps of freed memory: a step's tensors, for the next step's."""
+"""A process's memory: the most it has had, and what the C library keeps when freed, a step's tensors for the next's."""
 
+import contextlib
 import ctypes
+import sys
+from pathlib import Path
+
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -29,3 +39,22 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, TypeError, AttributeError):  # Windows, musl, macOS
         return
+
+
+def peak_memory() -> int:
+    """The most resident memory this process has had, in bytes; 0 where the system does not tell."""
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` count anew, where Linux lets it: of several runs in one process each has a peak of its own."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_gpu_memory(device: str) -> int:
+    """The most memory that tensors have had on the GPU, in bytes; 0 for another kind of device."""
+    return torch.cuda.max_memory_allocated() if device == "cuda" else 0

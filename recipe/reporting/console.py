@@ -1,6 +1,5 @@
 """What a run says of itself: the freeze plan, the closing summary, and run.json."""
 
-import contextlib
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -12,14 +11,10 @@ from recipe.errors import Damaged
 from recipe.evaluation.metrics import by_name, decimals, headline
 from recipe.file_names import RESULTS
 from recipe.model.freezing import FreezePlan
+from recipe.process.allocator import peak_memory
 from recipe.process.text import shown, without_places, without_secrets
 from recipe.system.arithmetic import versions
 from recipe.system.json_files import read_json
-
-try:
-    import resource
-except ImportError:  # Windows has none
-    resource = None  # type: ignore[assignment]
 
 
 def own_command() -> str:
@@ -41,17 +36,18 @@ class RunReport:
     train_metrics: dict[str, Any] = field(default_factory=dict)
     model_sha256: str = ""
     files: list[str] = field(default_factory=list)  # that it leaves in output_dir
-    first_step: int = 0  # that this process went on from; the seconds are its own
-    encode_seconds: float = 0.0
+    encode_seconds: float = 0.0  # these are this process's own
     train_seconds: float = 0.0
-    earlier_train_seconds: float = 0.0  # of the processes before, as far as the checkpoint that this one went on from
+    earlier_encode_seconds: float = 0.0  # of the processes before
+    earlier_train_seconds: float = 0.0  # the same, as far as the checkpoint that this one went on from
     eval_seconds: float = 0.0
     total_seconds: float = 0.0
-    peak_bytes: int = 0  # of memory, where another process had it
+    peak_bytes: int = 0  # of memory, where another process had more
     gpu_bytes: int = 0
     processes: int = 1  # of which the memory is the first one's
     command: str = field(default_factory=own_command)  # and the versions: of the process that ends the run
     versions: dict[str, str] = field(default_factory=versions)
+    recalled: bool = False  # whether an earlier process made the report, of a run that has finished
 
 
 def format_plan(plan: FreezePlan) -> str:
@@ -94,6 +90,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     training = report.train_seconds - report.eval_seconds
     parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
     before = f"; training before it, {report.earlier_train_seconds:.0f} s" if report.earlier_train_seconds else ""
+    if before and report.earlier_encode_seconds:
+        before += f", encoding {report.earlier_encode_seconds:.0f} s"
     lines.append(f"time            {report.total_seconds:.0f} s: {parts}{before}")
     lines.append(f"peak memory     {describe_memory(report)}")
     lines.append(f"model           {shown(str(output_dir))}")
@@ -113,25 +111,16 @@ def _beside(scores: dict[str, Any]) -> str:
     return f"(majority {scores['majority_baseline']:.4f}){verdict}"
 
 
-def peak_memory() -> int:
-    """The most resident memory this process has had, in bytes; 0 where the system does not tell."""
-    if resource is None:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def reset_peak_memory() -> None:
-    """Let `peak_memory` count anew, where Linux lets it: of several runs in one process each has a peak of its own."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
 def describe_memory(report: RunReport) -> str:
     """The most memory that the run has had."""
     gpu = f", {report.gpu_bytes / 1e9:.2f} GB on the GPU" if report.gpu_bytes else ""
     whose = f", of the first of {report.processes} processes" if report.processes > 1 else ""
-    return f"{(report.peak_bytes or peak_memory()) / 1e9:.2f} GB{gpu}{whose}"
+    return f"{peak_bytes(report) / 1e9:.2f} GB{gpu}{whose}"
+
+
+def peak_bytes(report: RunReport) -> int:
+    """The same without the GPU's, in bytes."""
+    return report.peak_bytes if report.recalled else max(report.peak_bytes, peak_memory())
 
 
 def format_finished(output_dir: str | None) -> str:

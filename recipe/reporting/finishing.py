@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors import SafetensorError
 from torch import Tensor
@@ -19,6 +18,7 @@ from recipe.evaluation.metrics import score
 from recipe.file_names import CARD, FIGURES, MODEL, RESULTS, RUN, SCORES, STATE
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.weights import whole
+from recipe.process.allocator import peak_gpu_memory
 from recipe.process.progress import say
 from recipe.process.text import one_line, without_logins, without_places
 from recipe.reporting.console import RunReport
@@ -27,7 +27,7 @@ from recipe.reporting.outputs import NAMES, card_names, remove_answers, remove_f
 from recipe.reporting.results import write_results
 from recipe.system.distributed import together
 from recipe.system.files import sha256_of
-from recipe.training.callbacks import TrainingTime
+from recipe.training.callbacks import earlier_seconds
 from recipe.training.trainer import FreezeTrainer
 
 RECORDS = (RUN, STATE, SCORES)  # which may name folders: of the data, of checkpoints, of the model compared with
@@ -71,12 +71,12 @@ def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> 
     if evaluations:  # a last model between two evaluations is scored all the same, and has no entry
         entry = found[0] if found else {"epoch": state.epoch}
         report.metrics = {key: value for key, value in entry.items() if key != "step"}
-    report.train_seconds = output.metrics["train_runtime"]
-    clocks = [each for each in trainer.callback_handler.callbacks if isinstance(each, TrainingTime)]
-    report.earlier_train_seconds = sum(each.earlier for each in clocks)
-    ours = [entry for entry in evaluations if entry["step"] > report.first_step]  # an earlier process made the others
-    report.eval_seconds = sum(entry["eval_runtime"] for entry in ours)
-    report.gpu_bytes = torch.cuda.max_memory_allocated() if args.device.type == "cuda" else 0
+    before, report.earlier_train_seconds = trainer.carried, earlier_seconds(trainer)
+    report.train_seconds = output.metrics["train_runtime"] - (0 if before.since else report.earlier_train_seconds)
+    ours = state.log_history[trainer.logged_before :]  # an earlier process made the others
+    report.eval_seconds = sum(entry["eval_runtime"] for entry in ours if "eval_loss" in entry)
+    report.earlier_encode_seconds, report.peak_bytes = before.encode_seconds, before.peak_bytes
+    report.gpu_bytes = max(before.gpu_bytes, peak_gpu_memory(args.device.type))
     report.train_metrics = {**output.metrics, "epoch": state.epoch}
 
 

@@ -26,7 +26,8 @@ from recipe.training.trainer import FreezeTrainer
 OTHERS = (RESULTS, "train_results.json", SCORES, STATE, CARD, *FIGURES)
 RECORD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}, "model_sha256": str}
 RECORD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
-RECORD |= {"earlier_train_seconds?": float, "peak_memory_bytes?": int, "peak_gpu_bytes?": int}
+RECORD |= {"earlier_encode_seconds?": float, "earlier_train_seconds?": float}
+RECORD |= {"peak_memory_bytes?": int, "peak_gpu_bytes?": int}
 RECORD |= {"command?": str, "versions?": dict, "processes?": int}
 
 
@@ -107,9 +108,11 @@ def _recall(report: RunReport, record: dict[str, Any]) -> None:
     report.prefix = record.get("prefix", {})
     report.is_best, report.model_sha256 = record["results"]["best"], record["model_sha256"]
     report.files = record["files"]
-    report.earlier_train_seconds = record.get("earlier_train_seconds", 0.0)  # an earlier release wrote none
+    for part in ("earlier_encode_seconds", "earlier_train_seconds"):
+        setattr(report, part, record.get(part, 0.0))  # an earlier release wrote none
     report.peak_bytes, report.gpu_bytes = record.get("peak_memory_bytes", 0), record.get("peak_gpu_bytes", 0)
-    report.command = record.get("command", report.command)  # likewise
+    report.recalled = bool(report.peak_bytes)  # likewise
+    report.command = record.get("command", report.command)
     report.versions = record.get("versions", report.versions)
     report.processes = record.get("processes", report.processes)
     for part in ("encode", "train", "eval", "total"):

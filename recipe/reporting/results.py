@@ -8,7 +8,7 @@ import torch
 
 from recipe.arguments import RecipeArguments
 from recipe.file_names import RESULTS, RUN
-from recipe.reporting.console import RunReport, peak_memory
+from recipe.reporting.console import RunReport, peak_bytes
 from recipe.system.files import write_json
 
 
@@ -43,9 +43,10 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "encode_seconds": round(report.encode_seconds, 1),
         "train_seconds": round(report.train_seconds, 1),
+        "earlier_encode_seconds": round(report.earlier_encode_seconds, 1),
         "earlier_train_seconds": report.earlier_train_seconds,
         "eval_seconds": round(report.eval_seconds, 1),
         "total_seconds": round(report.total_seconds, 1),
-        "peak_memory_bytes": report.peak_bytes or peak_memory(),
+        "peak_memory_bytes": peak_bytes(report),
         "peak_gpu_bytes": report.gpu_bytes,
     }

@@ -18,8 +18,7 @@ from recipe.commands.train import train
 from recipe.errors import Damaged, Missing, UserError
 from recipe.evaluation.metrics import score
 from recipe.model.loading import load_fine_tuned
-from recipe.process.allocator import give_back_freed_memory
-from recipe.reporting.console import reset_peak_memory
+from recipe.process.allocator import give_back_freed_memory, reset_peak_memory
 from recipe.reporting.outputs import remove_run, staged
 from recipe.studies.planning import Planned
 from recipe.system.files import write_json
@@ -82,9 +81,11 @@ def _train(words: Sequence[str], folder: Path, planned: Planned, seed: int) -> d
 
 def _figures(run: Path) -> dict[str, Any]:
     """What a finished run says of its evaluations and its cost."""
-    said = read_json(run / file_names.RUN, {**COUNTS, **SECONDS, "earlier_train_seconds": float})
-    for part in ("train", "total"):  # of a run that was stopped and went on
-        said[f"{part}_seconds"] += said["earlier_train_seconds"]
+    earlier = dict.fromkeys(("earlier_encode_seconds", "earlier_train_seconds"), float)
+    said = read_json(run / file_names.RUN, {**COUNTS, **SECONDS, **earlier})
+    for part in ("encode", "train"):  # of a run that was stopped and went on
+        for whole in (part, "total"):
+            said[f"{whole}_seconds"] += said[f"earlier_{part}_seconds"]
     history = read_json(run / file_names.STATE, STATE)["log_history"]
     evaluations = [{part: each[part] for part in EVALUATION} for each in history if EVALUATION.keys() <= each.keys()]
     return {"evaluations": evaluations, **{part: said[part] for part in (*COUNTS, *SECONDS)}}

@@ -15,7 +15,7 @@ from recipe.evaluation.metrics import compute_metrics
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.failures import as_refusal
 from recipe.system.distributed import check_sharding
-from recipe.training.callbacks import EpochLines, EpochOrder, TrainingTime
+from recipe.training.callbacks import EpochLines, EpochOrder, GoneOnWith, TrainingTime
 from recipe.training.loss import mean_loss
 from recipe.training.trainer import FreezeTrainer
 
@@ -48,6 +48,7 @@ def build_trainer(
     if train_dataset is not None:
         trainer.add_callback(EpochOrder(trainer))
         trainer.add_callback(TrainingTime())
+        trainer.add_callback(GoneOnWith(trainer))
     if args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
     return trainer

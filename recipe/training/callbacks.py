@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 
 from recipe.errors import Stopped
 from recipe.evaluation.metrics import decimals
+from recipe.internals import set_losses
 from recipe.process.progress import Progress, say
 from recipe.process.signals import StopRequest
 from recipe.training.accelerator import LOOK_EVERY
@@ -21,13 +23,10 @@ class EpochLines(TrainerCallback):
 
     def __init__(self) -> None:
         self.progress: Progress | None = None
-        self.loss_sum = self.loss_steps = 0.0
-        self.logged = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the bar."""
         self.progress = Progress(args, state.max_steps, "training", "step", state.global_step)
-        self.logged = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Advance the bar."""
@@ -41,21 +40,16 @@ class EpochLines(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
-        """Gather the training loss, which the Trainer logs as a mean since the last log."""
-        if "loss" not in logs:
-            return
-        self.loss_sum += logs["loss"] * (state.global_step - self.logged)
-        self.loss_steps += state.global_step - self.logged
-        self.logged = state.global_step
-        if self.progress is not None:
+        """The training loss beside the bar."""
+        if "loss" in logs and self.progress is not None:
             self.progress.note(f"loss {logs['loss']:.4f}")
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
     ) -> None:
         """The epoch's line."""
-        trained = f"train loss {self.loss_sum / self.loss_steps:.4f}  " if self.loss_steps else ""
-        self.loss_sum = self.loss_steps = 0.0
+        loss = _mean_loss(state.log_history[:-1])
+        trained = "" if loss is None else f"train loss {loss:.4f}  "
         where = f"epoch {state.epoch:.3g}  " if state.epoch else ""
         if "eval_pearson" in metrics:
             scores = f"Pearson {decimals(metrics['eval_pearson'])}  Spearman {decimals(metrics['eval_spearman'])}"
@@ -67,6 +61,22 @@ class EpochLines(TrainerCallback):
         """Take the bar away."""
         if self.progress is not None:
             self.progress.close()
+
+
+def _mean_loss(log: Sequence[dict[str, Any]]) -> float | None:
+    """The training loss by step since the last evaluation in the Trainer's log, which a resume goes on with.
+
+    An entry is a mean since the entry before.
+    """
+    total = steps = logged = 0
+    for entry in log:
+        if "eval_loss" in entry:
+            total = steps = 0
+        elif "loss" in entry:
+            total += entry["loss"] * (entry["step"] - logged)
+            steps += entry["step"] - logged
+            logged = entry["step"]
+    return total / steps if steps else None
 
 
 class TrainingTime(TrainerCallback, ExportableState):
@@ -88,6 +98,11 @@ class TrainingTime(TrainerCallback, ExportableState):
         """What the Trainer saves, and makes this callback of again."""
         own = 0.0 if self._began is None else time.perf_counter() - self._began
         return {"args": {"earlier": round(self.earlier + own, 3)}, "attributes": {}}
+
+
+def earlier_seconds(trainer: Trainer) -> float:
+    """Of training, in the processes before this one."""
+    return sum(each.earlier for each in trainer.callback_handler.callbacks if isinstance(each, TrainingTime))
 
 
 class AnswerLines(TrainerCallback):
@@ -118,6 +133,19 @@ class EpochOrder(TrainerCallback):
         batches.set_epoch(epoch, passed * args.gradient_accumulation_steps)
 
 
+class GoneOnWith(TrainerCallback):
+    """Has the Trainer go on with the losses that the run had before, logged or not; it would begin at nought."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Also note which entries of the log are of an earlier process."""
+        before = self.trainer.carried
+        set_losses(self.trainer, before.loss_sum, before.unlogged, before.logged)
+        self.trainer.logged_before = len(state.log_history)
+
+
 class SaveAndStop(TrainerCallback):
     """Saves and stops when a signal has come; and puts off a save at an epoch's last step until after its evaluation.
 
@@ -133,6 +161,7 @@ class SaveAndStop(TrainerCallback):
         if self._requested(args, state):
             control.should_save = True
         last = float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
+        control.should_log |= control.should_save and last  # the epoch's end, which logs, is not resumed
         if control.should_save and last and args.eval_strategy == "epoch":
             control.should_save, self._owed = False, True
 

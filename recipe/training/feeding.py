@@ -15,6 +15,7 @@ from recipe.batches.order import ArrowLookup, Source, StepShape, Stream, TrainBa
 from recipe.batches.tokens import SortedPairs, read_tokens
 from recipe.cache.cached_split import CachedSplit, PrefixState, describe_first_cut, prefix_state, recorded_state
 from recipe.cache.policy import cache_prefix
+from recipe.checkpoints.carried import carried
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.resuming import same_prefix
 from recipe.data.splits import Split, iterate, iterate_batches
@@ -72,6 +73,7 @@ def build(arguments: RecipeArguments, made: Prepared, checkpoint: Checkpoint | N
         same_prefix(checkpoint, prefix)
     # what was encoded or measured meanwhile must not change what dropout draws
     enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+    trainer.carried = carried(checkpoint)
     trainer.run = {
         "identity": made.identity,
         "prefix": prefix._asdict(),

@@ -14,14 +14,16 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import TrainOutput
 
 from recipe.batches.order import TrainBatches
+from recipe.checkpoints.carried import Carried, so_far
 from recipe.checkpoints.manifest import begin, open_checkpoint, remove_checkpoint, seal
 from recipe.checkpoints.restoring import going_on
 from recipe.checkpoints.rotation import best_step, checkpoint_folders, rotate, step_of
 from recipe.errors import Damaged, RunError
-from recipe.internals import set_last_rates
+from recipe.internals import count_steps_from, set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
 from recipe.system.files import describe_free
 from recipe.training.accelerator import watch_losses
+from recipe.training.callbacks import earlier_seconds
 from recipe.training.loss import LossWatch
 
 
@@ -31,10 +33,14 @@ class FreezeTrainer(Trainer):
     Attributes:
         run: what each checkpoint's manifest says of the run that it is of.
         encode_seconds: that computing the frozen prefix took before the run.
+        carried: the run before this process.
+        logged_before: entries of the log that are of earlier processes.
     """
 
     run: Mapping[str, Any] = MappingProxyType({})
     encode_seconds: float = 0.0
+    carried: Carried = Carried()
+    logged_before: int = 0
     _step_loss: Tensor | None = None  # of the micro-batches since the last step
     _watch: LossWatch | None = None
 
@@ -111,6 +117,7 @@ class FreezeTrainer(Trainer):
             RunError: it cannot be written. What was written of it is removed; the older ones are as they were.
         """
         self._look()
+        carried = so_far(self, self.carried, self.encode_seconds)._asdict()
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -121,7 +128,7 @@ class FreezeTrainer(Trainer):
             self.accelerator.wait_for_everyone()  # each rank writes its own random state
             if self.args.should_save:
                 trainable = [name for name, value in self.model.named_parameters() if value.requires_grad]
-                seal(folder, {"step": self.state.global_step, "trainable": trainable, **self.run})
+                seal(folder, {"step": self.state.global_step, "trainable": trainable, "carried": carried, **self.run})
         except (OSError, RuntimeError, SafetensorError) as error:
             remove_checkpoint(folder)
             reason = f"{' '.join(str(error).split())} ({describe_free(folder.parent)})"
@@ -131,11 +138,16 @@ class FreezeTrainer(Trainer):
         if self.args.should_save:
             rotate(folder.parent, limit, best_step(vars(self.state)))
 
-    def _finalize_training(self, *args: Any) -> TrainOutput:
-        """The Trainer's end, which at --save_total_limit 1 would remove all else that is named like a checkpoint."""
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> TrainOutput:
+        """The Trainer's end, with figures of the whole run, where its checkpoints have them, not of this process.
+
+        At --save_total_limit 1 the Trainer would remove all else that is named like a checkpoint.
+        """
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        count_steps_from(self, self.carried.since)
         try:
-            output = super()._finalize_training(*args)
+            whole = start_time if self.carried.since else start_time - earlier_seconds(self)
+            output = super()._finalize_training(trial, num_train_samples, whole)
         finally:
             self.args.save_total_limit = limit
         if limit == 1 and self.args.should_save and self.state.best_model_checkpoint:

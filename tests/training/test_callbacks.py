@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import pytest
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.commands.train import train
 from recipe.errors import Stopped
+from recipe.training import trainer as trainer_module
 from recipe.training.trainer import FreezeTrainer
 from tests.utils import outcome
 
@@ -61,6 +63,72 @@ def test_a_signal_saves_where_nobody_listens(arguments, tmp_path, signal_at, mon
             train(arguments("--prefix_cache=off", "--eval_strategy=no"))
     assert stop.value.status == 128 + signum
     assert checkpoint_folders(tmp_path / "run")[0].name == "checkpoint-2"
+
+
+def figures(folder):
+    """What a run's log and its results say of its losses."""
+    state = json.loads((folder / "trainer_state.json").read_text())
+    losses = [
+        (entry["step"], entry["loss"], entry["learning_rate"]) for entry in state["log_history"] if "loss" in entry
+    ]
+    told = json.loads((folder / "all_results.json").read_text())
+    return losses, told["train_loss"]
+
+
+@pytest.mark.parametrize("step", [3, 9, 12, 18])
+@pytest.mark.parametrize("words", [[], ["--eval_strategy=no"]])
+def test_a_stopped_run_tells_the_losses_of_the_whole(arguments, tmp_path, signal_at, capsys, words, step):
+    words = ["--num_train_epochs=2", "--prefix_cache=off", "--logging_steps=5", *words]
+    train(arguments(*words, f"--output_dir={tmp_path / 'whole'}"))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    signal_at(step, signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train(arguments(*words))
+    signal_at(0)
+    report = train(arguments(*words))
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")] == said
+    losses, loss = figures(tmp_path / "run")
+    assert (losses, pytest.approx(loss)) == figures(tmp_path / "whole")
+    assert report.train_metrics["train_runtime"] >= report.train_seconds + report.earlier_train_seconds - 0.01
+
+
+def test_what_the_processes_before_took_is_carried_on(arguments, tmp_path, signal_at, monkeypatch):
+    words = ["--num_train_epochs=2", "--prefix_cache=on"]
+    monkeypatch.setattr("recipe.checkpoints.carried.peak_memory", lambda: 10**15)
+    signal_at(3, signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train(arguments(*words))
+    monkeypatch.undo()
+    said = json.loads((tmp_path / "run" / "checkpoint-3" / "manifest.json").read_text())["carried"]
+    report = train(arguments(*words))
+    assert report.earlier_encode_seconds == said["encode_seconds"] > 0
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["earlier_encode_seconds"] == round(said["encode_seconds"], 1)
+    assert told["peak_memory_bytes"] == 10**15
+
+
+def test_a_checkpoint_of_an_earlier_release_carries_nothing_on(arguments, tmp_path, signal_at, monkeypatch):
+    words = ["--num_train_epochs=2", "--prefix_cache=off"]
+    signal_at(3, signal.SIGTERM)
+    with monkeypatch.context() as earlier:
+        real = trainer_module.seal
+        earlier.setattr(
+            trainer_module, "seal", lambda folder, said: real(folder, {k: v for k, v in said.items() if k != "carried"})
+        )
+        with pytest.raises(Stopped):
+            train(arguments(*words))
+    signal_at(0)
+    report = train(arguments(*words))
+    losses, _ = figures(tmp_path / "run")
+    assert report.train_metrics["train_loss"] == pytest.approx(sum(loss for _, loss, _ in losses[3:]) / 15, rel=1e-5)
+
+
+def test_an_evaluation_on_start_is_no_training(arguments, tmp_path):
+    report = train(arguments("--eval_on_start", "--prefix_cache=off"))
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    taken = [entry["eval_runtime"] for entry in log if "eval_runtime" in entry]
+    assert len(taken) == 2
+    assert report.eval_seconds == pytest.approx(sum(taken))
 
 
 def test_a_second_ctrl_c_stops_at_once(arguments, tmp_path, signal_at):
