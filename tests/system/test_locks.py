@@ -85,4 +85,4 @@ def test_no_other_module_imports_it():
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             importers |= {path.name} if POSIX_ONLY & set(names) else set()
-    assert importers == {"locks.py", "console.py"}
+    assert importers == {"locks.py", "allocator.py"}
