@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
@@ -23,7 +22,7 @@ from recipe.evaluation.answers import Answers, answer_pairs
 from recipe.evaluation.metrics import score
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.allocator import keep_freed_memory, peak_memory
-from recipe.studies.points import EVALUATION, PREDICTIONS, RESULTS, SCORES
+from recipe.studies.points import PREDICTIONS, RESULTS, SCORES, evaluations_of, write_answers
 from recipe.system.files import write_json
 from recipe.training.feeding import build
 
@@ -85,11 +84,7 @@ def _write(folder: Path, trainer: Trainer, answers: Answers, seconds: float) -> 
         "key": name,
         "setting": setting,
         "seed": seed,
-        "evaluations": [
-            {part: each[part] for part in EVALUATION}
-            for each in trainer.state.log_history
-            if EVALUATION.keys() <= each.keys()
-        ],
+        "evaluations": evaluations_of(trainer.state.log_history),
         "trainable_parameters": sum(value.numel() for value in sizes if value.requires_grad),
         "parameters": sum(value.numel() for value in sizes),
         "threads": torch.get_num_threads(),
@@ -100,9 +95,7 @@ def _write(folder: Path, trainer: Trainer, answers: Answers, seconds: float) -> 
         **{part: scores[part] for part in SCORES},
         "accuracy": 100 * scores["accuracy"],
     }
-    (folder / PREDICTIONS).mkdir(parents=True, exist_ok=True)
-    kept = {"probabilities": answers.probabilities.astype(np.float32), "labels": answers.labels}
-    np.savez(folder / PREDICTIONS / f"lora-{name[:8]}-seed-{seed}.npz", **kept)
+    write_answers(answers, folder / PREDICTIONS / f"lora-{name[:8]}-seed-{seed}.npz")
     write_json(folder / RESULTS, {"majority": 100 * scores["majority_baseline"], "points": [point]})
 
 

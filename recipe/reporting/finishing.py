@@ -27,7 +27,6 @@ from recipe.reporting.outputs import NAMES, card_names, remove_answers, remove_f
 from recipe.reporting.results import write_results
 from recipe.system.distributed import together
 from recipe.system.files import sha256_of
-from recipe.training.callbacks import earlier_seconds
 from recipe.training.trainer import FreezeTrainer
 
 RECORDS = (RUN, STATE, SCORES)  # which may name folders: of the data, of checkpoints, of the model compared with
@@ -71,11 +70,12 @@ def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> 
     if evaluations:  # a last model between two evaluations is scored all the same, and has no entry
         entry = found[0] if found else {"epoch": state.epoch}
         report.metrics = {key: value for key, value in entry.items() if key != "step"}
-    before, report.earlier_train_seconds = trainer.carried, earlier_seconds(trainer)
-    report.train_seconds = output.metrics["train_runtime"] - (0 if before.since else report.earlier_train_seconds)
+    before = trainer.carried
+    report.earlier_encode_seconds, report.earlier_train_seconds = before.encode_seconds, before.train_seconds
+    report.train_seconds = output.metrics["train_runtime"] - before.train_seconds
     ours = state.log_history[trainer.logged_before :]  # an earlier process made the others
     report.eval_seconds = sum(entry["eval_runtime"] for entry in ours if "eval_loss" in entry)
-    report.earlier_encode_seconds, report.peak_bytes = before.encode_seconds, before.peak_bytes
+    report.peak_bytes = before.peak_bytes
     report.gpu_bytes = max(before.gpu_bytes, peak_gpu_memory(args.device.type))
     report.train_metrics = {**output.metrics, "epoch": state.epoch}
 

@@ -16,6 +16,7 @@ from recipe.commands.answering import answer
 from recipe.commands.evaluate import open_labelled, with_its_model
 from recipe.commands.train import train
 from recipe.errors import Damaged, Missing, UserError
+from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import score
 from recipe.model.loading import load_fine_tuned
 from recipe.process.allocator import give_back_freed_memory, reset_peak_memory
@@ -87,8 +88,12 @@ def _figures(run: Path) -> dict[str, Any]:
         for whole in (part, "total"):
             said[f"{whole}_seconds"] += said[f"earlier_{part}_seconds"]
     history = read_json(run / file_names.STATE, STATE)["log_history"]
-    evaluations = [{part: each[part] for part in EVALUATION} for each in history if EVALUATION.keys() <= each.keys()]
-    return {"evaluations": evaluations, **{part: said[part] for part in (*COUNTS, *SECONDS)}}
+    return {"evaluations": evaluations_of(history), **{part: said[part] for part in (*COUNTS, *SECONDS)}}
+
+
+def evaluations_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A point's evaluations, of a run's log."""
+    return [{part: each[part] for part in EVALUATION} for each in history if EVALUATION.keys() <= each.keys()]
 
 
 def keep_answers(arguments: RecipeArguments, path: Path) -> dict[str, Any]:
@@ -100,15 +105,20 @@ def keep_answers(arguments: RecipeArguments, path: Path) -> dict[str, Any]:
     arguments = with_its_model(arguments)
     model, tokenizer = load_fine_tuned(arguments)
     answers = answer(arguments, model, tokenizer, open_labelled(arguments), from_cache=True)
-    path.parent.mkdir(exist_ok=True)
-    with staged(path.parent) as staging:
-        np.savez(staging / path.name, probabilities=answers.probabilities.astype(np.float32), labels=answers.labels)
+    write_answers(answers, path)
     scores = score(answers.logits, answers.labels)
     return scores | {"accuracy": 100 * scores["accuracy"]}
 
 
+def write_answers(answers: Answers, path: Path) -> None:
+    """Answers for `read_answers`."""
+    path.parent.mkdir(exist_ok=True)
+    with staged(path.parent) as staging:
+        np.savez(staging / path.name, probabilities=answers.probabilities.astype(np.float32), labels=answers.labels)
+
+
 def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (examples, labels) and labels (examples,) that `keep_answers` wrote.
+    """Probabilities (examples, labels) and labels (examples,) that `write_answers` wrote.
 
     Raises:
         UserError: the file is damaged.

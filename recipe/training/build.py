@@ -15,7 +15,7 @@ from recipe.evaluation.metrics import compute_metrics
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.failures import as_refusal
 from recipe.system.distributed import check_sharding
-from recipe.training.callbacks import EpochLines, EpochOrder, GoneOnWith, TrainingTime
+from recipe.training.callbacks import EpochLines, EpochOrder, GoneOnWith
 from recipe.training.loss import mean_loss
 from recipe.training.trainer import FreezeTrainer
 
@@ -47,7 +47,6 @@ def build_trainer(
     trainer.add_callback(EpochLines())
     if train_dataset is not None:
         trainer.add_callback(EpochOrder(trainer))
-        trainer.add_callback(TrainingTime())
         trainer.add_callback(GoneOnWith(trainer))
     if args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
 
 from recipe.errors import Stopped
 from recipe.evaluation.metrics import decimals
@@ -79,32 +78,6 @@ def _mean_loss(log: Sequence[dict[str, Any]]) -> float | None:
     return total / steps if steps else None
 
 
-class TrainingTime(TrainerCallback, ExportableState):
-    """Seconds of training; a checkpoint's trainer_state.json carries them to the process that goes on from there.
-
-    Attributes:
-        earlier: those before this process.
-    """
-
-    def __init__(self, earlier: float = 0.0) -> None:
-        self.earlier = earlier
-        self._began: float | None = None
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock."""
-        self._began = time.perf_counter()
-
-    def state(self) -> dict[str, Any]:
-        """What the Trainer saves, and makes this callback of again."""
-        own = 0.0 if self._began is None else time.perf_counter() - self._began
-        return {"args": {"earlier": round(self.earlier + own, 3)}, "attributes": {}}
-
-
-def earlier_seconds(trainer: Trainer) -> float:
-    """Of training, in the processes before this one."""
-    return sum(each.earlier for each in trainer.callback_handler.callbacks if isinstance(each, TrainingTime))
-
-
 class AnswerLines(TrainerCallback):
     """How far a long way of answers is."""
 
@@ -140,8 +113,8 @@ class GoneOnWith(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Also note which entries of the log are of an earlier process."""
-        before = self.trainer.carried
+        """Also note when this process begins, and which entries of the log are of an earlier one."""
+        before, self.trainer.began = self.trainer.carried, time.perf_counter()
         set_losses(self.trainer, before.loss_sum, before.unlogged, before.logged)
         self.trainer.logged_before = len(state.log_history)
 

@@ -23,7 +23,6 @@ from recipe.internals import count_steps_from, set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
 from recipe.system.files import describe_free
 from recipe.training.accelerator import watch_losses
-from recipe.training.callbacks import earlier_seconds
 from recipe.training.loss import LossWatch
 
 
@@ -34,12 +33,14 @@ class FreezeTrainer(Trainer):
         run: what each checkpoint's manifest says of the run that it is of.
         encode_seconds: that computing the frozen prefix took before the run.
         carried: the run before this process.
+        began: when this process began to train, by time.perf_counter.
         logged_before: entries of the log that are of earlier processes.
     """
 
     run: Mapping[str, Any] = MappingProxyType({})
     encode_seconds: float = 0.0
     carried: Carried = Carried()
+    began: float = 0.0
     logged_before: int = 0
     _step_loss: Tensor | None = None  # of the micro-batches since the last step
     _watch: LossWatch | None = None
@@ -146,8 +147,7 @@ class FreezeTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         count_steps_from(self, self.carried.since)
         try:
-            whole = start_time if self.carried.since else start_time - earlier_seconds(self)
-            output = super()._finalize_training(trial, num_train_samples, whole)
+            output = super()._finalize_training(trial, num_train_samples, start_time - self.carried.train_seconds)
         finally:
             self.args.save_total_limit = limit
         if limit == 1 and self.args.should_save and self.state.best_model_checkpoint:
