@@ -7,8 +7,8 @@ from recipe.checkpoints.manifest import Checkpoint
 from recipe.internals import losses_of
 from recipe.process.allocator import peak_gpu_memory, peak_memory
 
-SHAPE = {"encode_seconds": float, "train_seconds": float, "peak_bytes": int, "gpu_bytes": int}
-SHAPE |= {"since": int, "loss_sum": float, "unlogged": float, "logged": int}
+SHAPE: dict[str, Any] = {"encode_seconds": float, "train_seconds": float, "peak_bytes": int, "gpu_bytes": int}
+SHAPE |= {"since": int, "loss_sum": float, "unlogged": float, "logged": int, "changed?": [str]}
 
 
 class Carried(NamedTuple):
@@ -21,6 +21,7 @@ class Carried(NamedTuple):
             a checkpoint.
         loss_sum: of the steps as far as `logged`, the last step at which the loss was logged.
         unlogged: the same of the steps behind it.
+        changed: what resumes have changed, a line for each that has.
     """
 
     encode_seconds: float = 0.0
@@ -31,6 +32,7 @@ class Carried(NamedTuple):
     loss_sum: float = 0.0
     unlogged: float = 0.0
     logged: int = 0
+    changed: tuple[str, ...] = ()
 
 
 def carried(checkpoint: Checkpoint | None) -> Carried:
@@ -40,7 +42,7 @@ def carried(checkpoint: Checkpoint | None) -> Carried:
     said = checkpoint.manifest.get("carried")
     if said is None:
         return Carried(since=checkpoint.step, logged=checkpoint.step)
-    return Carried(**{name: said[name] for name in Carried._fields})
+    return Carried(**{**said, "changed": tuple(said.get("changed", ()))})
 
 
 def so_far(trainer: Any, before: Carried, encode_seconds: float) -> Carried:

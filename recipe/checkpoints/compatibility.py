@@ -1,6 +1,6 @@
 """What may differ between a run's beginning and its resume: honoured from there on, said, or refused."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipe.checkpoints.identity import as_text, default_of
 from recipe.errors import UserError
@@ -12,8 +12,19 @@ UNSCALED = {"reduce_lr_on_plateau", "greedy"}  # schedules that are no function 
 WAY_OUT = "give the old one, name another --output_dir, or start over: --resume never"
 
 
-def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
-    """What has changed and is honoured, a line each.
+class Change(NamedTuple):
+    """A flag that a resume has changed, and its values as a user gives them."""
+
+    flag: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"--{self.flag} {self.now}: it was {self.before}"
+
+
+def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[Change]:
+    """What has changed and is honoured.
 
     Raises:
         UserError: something has changed that a resume must not change.
@@ -25,10 +36,10 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
         if before == now:
             continue
         if flag not in HONOURED:
-            raise UserError(f"--{flag} {as_text(now)}: it was {as_text(before)} in {where}; {WAY_OUT}")
+            raise UserError(f"{Change(flag, as_text(before), as_text(now))} in {where}; {WAY_OUT}")
         if new["arguments"]["training.lr_scheduler_type"] in UNSCALED:
             raise UserError(f"--{flag} {as_text(now)}: {where} has another, and this schedule cannot change; {WAY_OUT}")
-        changed.append(f"--{flag} {as_text(now)} from here on; it was {as_text(before)} in {where}")
+        changed.append(Change(flag, as_text(before), as_text(now)))
     if old["trainable"] != new["trainable"]:
         raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")
     if old["processes"] != new["processes"]:

@@ -24,18 +24,25 @@ from recipe.checkpoints.rotation import (
     strangers,
 )
 from recipe.errors import Damaged, UserError
-from recipe.system.arithmetic import other_arithmetic
+from recipe.system.arithmetic import changed_arithmetic, other_arithmetic
 from recipe.system.distributed import first_on_machine, from_all_ranks, together
 from recipe.system.files import sha256_of
 from recipe.system.json_files import read_json
 
 
 class Resume(NamedTuple):
-    """What a run goes on from: a checkpoint, or nothing; `finished` where there is nothing left to do."""
+    """What a run goes on from: a checkpoint, or nothing.
+
+    Attributes:
+        finished: whether there is nothing left to do.
+        notes: what is to be said.
+        changed: what is otherwise from there on, for the run's record.
+    """
 
     checkpoint: Checkpoint | None = None
     finished: bool = False
     notes: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     @property
     def step(self) -> int:
@@ -112,7 +119,8 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder, limit, open_resumable)
     if checkpoint is None and report is not None:
-        raise UserError(f"{changed[0]}, and no checkpoint of it is left to go on from; {WAY_OUT}")
+        where = f"{folder / file_names.RUN}, and no checkpoint of it is left to go on from"
+        raise UserError(f"{changed[0]} in {where}; {WAY_OUT}")
     if checkpoint is None:
         return Resume(notes=tuple(complaints))
     return _go_on_from(checkpoint, identity, arguments, rows, complaints)
@@ -141,10 +149,15 @@ def _go_on_from(
     before, where = checkpoint.manifest["identity"], str(checkpoint.folder)
     changed, last = compare(before, identity, where), arguments.training.total_steps(rows)
     if changed and checkpoint.step >= last:  # a changed rate that no step is left for must not be taken for honoured
-        line = changed[0].replace(" from here on;", ":")
-        raise UserError(f"{line}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")
-    other = other_arithmetic(before.get("arithmetic", {}), identity["arithmetic"], where)
-    return Resume(checkpoint, notes=(*complaints, *changed, *other))
+        raise UserError(f"{changed[0]} in {where}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")
+    notes = [f"--{flag} {now} from here on; it was {old} in {where}" for flag, old, now in changed]
+    arithmetic = before.get("arithmetic", {}), identity["arithmetic"]
+    recorded = [f"--{flag} {now} (was {old})" for flag, old, now in changed] + changed_arithmetic(*arithmetic)
+    return Resume(
+        checkpoint,
+        notes=(*complaints, *notes, *other_arithmetic(*arithmetic, where)),
+        changed=(f"behind step {checkpoint.step}: {', '.join(recorded)}",) if recorded else (),
+    )
 
 
 def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:

@@ -56,6 +56,13 @@ def max_length_of(name: str) -> int | None:
     return found
 
 
+def describe_other_types(name: str, bf16: bool) -> list[str]:
+    """A line where a model is scored in other types than its run scored it in; none where that is not known."""
+    before = _recorded_types(Path(name) / RUN).get("bf16", bf16)
+    types = ["bfloat16" if each else "float32" for each in (bf16, before)]
+    return [] if before == bf16 else [f"{name} is scored in {types[0]}; its run scored it in {types[1]} (--bf16)"]
+
+
 def _data_arguments(path: Path) -> dict[str, Any]:
     shapes = {name: _shape(kind) for name, kind in get_type_hints(DataArguments).items()}
     try:
@@ -79,15 +86,19 @@ def _types(path: Path) -> dict[str, Any]:
 
     A type that this machine does not compute in is left to its default.
     """
+    types = _recorded_types(path)
+    if types.get("bf16") and not (torch.accelerator.is_available() or multiplies_in_bfloat16("cpu")):
+        del types["bf16"]
+    return types
+
+
+def _recorded_types(path: Path) -> dict[str, Any]:
     try:
         record = read_json(path, {"arguments": {"training": {"bf16?": bool, "per_device_eval_batch_size?": int}}})
     except Damaged:
         return {}
     training = record["arguments"]["training"]
-    types = {name: training[name] for name in ("bf16", "per_device_eval_batch_size") if name in training}
-    if types.get("bf16") and not (torch.accelerator.is_available() or multiplies_in_bfloat16("cpu")):
-        del types["bf16"]
-    return types
+    return {name: training[name] for name in ("bf16", "per_device_eval_batch_size") if name in training}
 
 
 def _shape(kind: Any) -> Any:

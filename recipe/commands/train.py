@@ -78,7 +78,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     add_tails(model, arguments.model.num_tails)
     plan = make_plan(model)
     model.config.frozen_prefix_depth = plan.prefix_depth
-    say(args, format_plan(plan))
+    say(args, format_plan(plan, args.optim))
     say(args, shown(_describe_classifier(base, continues)))
     for line in filter(None, [vocabulary_note(base, tokenizer)]):
         say(args, f"note: {line}")
@@ -114,6 +114,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
                 push(together(args, lambda: build_trainer(args, model, tokenizer, eval_dataset=NO_PAIRS)))
             return None
         trainer = build(arguments, made, resume.checkpoint)
+        trainer.carried = trainer.carried._replace(changed=(*trainer.carried.changed, *resume.changed))
         report.encode_seconds, report.prefix = trainer.encode_seconds, trainer.run["prefix"]
         output = _run(trainer, request, resume.checkpoint)
         restore_prefix(model)

@@ -40,6 +40,7 @@ class RunReport:
     train_seconds: float = 0.0
     earlier_encode_seconds: float = 0.0  # of the processes before
     earlier_train_seconds: float = 0.0  # the same, as far as the checkpoint that this one went on from
+    changed: tuple[str, ...] = ()  # by resumes
     eval_seconds: float = 0.0
     total_seconds: float = 0.0
     peak_bytes: int = 0  # of memory, where another process had more
@@ -50,8 +51,15 @@ class RunReport:
     recalled: bool = False  # whether an earlier process made the report, of a run that has finished
 
 
-def format_plan(plan: FreezePlan) -> str:
-    """The plan as a table, neighbouring layers of the same kind in one row, and what a checkpoint of it takes."""
+MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0}  # of a trained weight's size, in a checkpoint
+
+
+def format_plan(plan: FreezePlan, optim: str = "") -> str:
+    """The plan as a table, neighbouring layers of the same kind in one row.
+
+    Args:
+        optim: --optim, for what a checkpoint takes, where that is known of it.
+    """
     lines = [f"{'module':<16}{'parameters':>14}{'trained':>14}"]
     for (kind, *_), group in groupby(plan.rows, key=lambda row: (row.module.partition(" ")[0], *row[1:])):
         rows = list(group)
@@ -65,8 +73,9 @@ def format_plan(plan: FreezePlan) -> str:
     lines.append(f"{'all':<16}{plan.parameters:>14,}{plan.trainable:>14,}  ({share:.1%} trained)")
     num_layers = sum(row.module.startswith("layer") for row in plan.rows)
     depth = "none" if plan.prefix_depth is None else f"the embeddings and {plan.prefix_depth} of {num_layers} layers"
-    size = 12 * plan.trainable  # float32 weights and AdamW's two moments
-    lines.append(f"frozen prefix: {depth}; a checkpoint takes {size / 1e6:,.0f} MB")
+    size = 4 * plan.trainable * (1 + MOMENTS.get(optim, 0))  # in float32
+    takes = f"; a checkpoint takes {size / 1e6:,.0f} MB" if optim in MOMENTS else ""
+    lines.append(f"frozen prefix: {depth}{takes}")
     return "\n".join(lines)
 
 
@@ -86,7 +95,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
     lines.append(
         f"trained         {plan.trainable:,} of {plan.parameters:,} parameters ({plan.trainable / plan.parameters:.1%})"
     )
-    lines.append("frozen          bit-identical to what was loaded (checked)")
+    if plan.trainable < plan.parameters:
+        lines.append("frozen          bit-identical to what was loaded (checked)")
     training = report.train_seconds - report.eval_seconds
     parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
     before = f"; training before it, {report.earlier_train_seconds:.0f} s" if report.earlier_train_seconds else ""

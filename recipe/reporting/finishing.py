@@ -72,6 +72,7 @@ def _measure(trainer: FreezeTrainer, output: TrainOutput, report: RunReport) -> 
         report.metrics = {key: value for key, value in entry.items() if key != "step"}
     before = trainer.carried
     report.earlier_encode_seconds, report.earlier_train_seconds = before.encode_seconds, before.train_seconds
+    report.changed = before.changed
     report.train_seconds = output.metrics["train_runtime"] - before.train_seconds
     ours = state.log_history[trainer.logged_before :]  # an earlier process made the others
     report.eval_seconds = sum(entry["eval_runtime"] for entry in ours if "eval_loss" in entry)

@@ -28,7 +28,7 @@ RECORD = {"files": [str], "results": {"train": dict, "eval": dict, "best": bool}
 RECORD |= {f"{part}_seconds": float for part in ("encode", "train", "eval", "total")}
 RECORD |= {"earlier_encode_seconds?": float, "earlier_train_seconds?": float}
 RECORD |= {"peak_memory_bytes?": int, "peak_gpu_bytes?": int}
-RECORD |= {"command?": str, "versions?": dict, "processes?": int}
+RECORD |= {"command?": str, "versions?": dict, "processes?": int, "changed?": [str]}
 
 
 def complete(arguments: RecipeArguments, made: Prepared, report: RunReport) -> list[str]:
@@ -114,6 +114,7 @@ def _recall(report: RunReport, record: dict[str, Any]) -> None:
     report.recalled = bool(report.peak_bytes)  # likewise
     report.command = record.get("command", report.command)
     report.versions = record.get("versions", report.versions)
+    report.changed = tuple(record.get("changed", ()))
     report.processes = record.get("processes", report.processes)
     for part in ("encode", "train", "eval", "total"):
         setattr(report, f"{part}_seconds", record[f"{part}_seconds"])

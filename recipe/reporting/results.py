@@ -39,6 +39,7 @@ def _run_json(arguments: RecipeArguments, report: RunReport) -> dict[str, Any]:
         "model_sha256": report.model_sha256,
         "files": report.files,
         "results": {"train": report.train_metrics, "eval": report.metrics, "best": report.is_best},
+        "changed": report.changed,
         "processes": report.processes,
         "threads": torch.get_num_threads(),
         "encode_seconds": round(report.encode_seconds, 1),

@@ -86,13 +86,18 @@ def refuse_other_precision(old: dict[str, Any], new: dict[str, Any], where: str,
             raise UserError(f"{what} {new[name]}: it was {old[name]} in {where}; {way_out}")
 
 
-def other_arithmetic(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
-    """A line that says what differs and may change a result's last bits; nothing where nothing does."""
-    changes = [
+def changed_arithmetic(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs and may change a result's last bits; nothing where none was recorded."""
+    return [
         f"{name} {_text(new.get(name))} (was {_text(old.get(name))})"
         for name in sorted(old.keys() | new.keys())
         if old and name not in REFUSED and old.get(name) != new.get(name)
     ]
+
+
+def other_arithmetic(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
+    """A line that says what differs and may change a result's last bits; nothing where nothing does."""
+    changes = changed_arithmetic(old, new)
     return [f"other arithmetic than in {where}, so the last bits may differ: {', '.join(changes)}"] if changes else []
 
 

@@ -78,3 +78,17 @@ def test_rate_epochs_and_schedule_are_honoured_from_the_next_step_on(begun, caps
     state = json.loads((checkpoint_folders(folder)[0] / "trainer_state.json").read_text())
     first = next(entry for entry in state["log_history"] if entry["step"] == 10)
     assert first["learning_rate"] == pytest.approx(rate)
+
+
+def test_what_a_resume_changed_stands_in_the_runs_record_and_card(begun, monkeypatch):
+    folder, again = begun
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")  # other arithmetic, as another machine's would be
+    again("--learning_rate=0.0004", "--model_card=true")
+    (line,) = json.loads((folder / "run.json").read_text())["changed"]
+    assert line == "behind step 9: --learning_rate 0.0004 (was 0.0001), MKL_CBWR COMPATIBLE (was not set)"
+    assert line in (folder / "README.md").read_text()
+    again("--learning_rate=0.0004", "--num_train_epochs=3")
+    assert json.loads((folder / "run.json").read_text())["changed"] == [
+        line,
+        "behind step 18: --num_train_epochs 3.0 (was 2.0)",
+    ]

@@ -22,6 +22,27 @@ def test_plan_puts_neighbours_of_a_kind_in_one_row():
     assert lines[5] == ["all", "706", "106", "(15.0%", "trained)"]
 
 
+@pytest.mark.parametrize(
+    ("optim", "takes"),
+    [
+        ("adamw_torch_fused", "; a checkpoint takes 12 MB"),
+        ("sgd", "; a checkpoint takes 4 MB"),
+        ("adafactor", ""),  # what it keeps depends on the weights' shapes
+        ("", ""),
+    ],
+)
+def test_a_checkpoints_size_is_told_where_the_optimizers_state_is_known(optim, takes):
+    plan = FreezePlan([PlanRow("embeddings", 5, 0), PlanRow("layer 0", 10**6, 10**6)], 0)
+    assert format_plan(plan, optim).splitlines()[-1] == f"frozen prefix: the embeddings and 0 of 1 layers{takes}"
+
+
+def test_where_nothing_is_frozen_nothing_is_said_of_it():
+    said = [
+        format_summary(RunReport(FreezePlan(rows, None), {}, 0.0), "x") for rows in ([PlanRow("a", 4, 4)], PLAN.rows)
+    ]
+    assert ["bit-identical" in text for text in said] == [False, True]
+
+
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.72, False), (0.69, True)])
 def test_summary_says_when_nothing_was_learned(accuracy, verdict):
     metrics = {"eval_accuracy": accuracy, "eval_majority_baseline": 0.69, "epoch": 2.0}

@@ -80,7 +80,8 @@ def test_the_processor_says_what_is_fast_and_bf16_follows_it(monkeypatch, tiny_m
     assert parse(words).training.bf16 is False
 
 
-def test_the_model_scores_as_the_run_scored_it_and_finds_its_states(arguments, tmp_path, capsys):
+def test_the_model_scores_as_the_run_scored_it_and_finds_its_states(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     for bf16 in ("true", "false"):
         run = tmp_path / bf16
         train(arguments("--num_train_epochs=2", f"--bf16={bf16}", f"--output_dir={run}"))
@@ -93,9 +94,24 @@ def test_the_model_scores_as_the_run_scored_it_and_finds_its_states(arguments, t
             f"--prefix_cache_dir={tmp_path / 'cache'}",
         ]
         found = evaluate(parse(words))
-        assert "dev.json found" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "dev.json found" in said
+        assert "its run scored it in" not in said
         for key in ("eval_loss", "eval_accuracy", "eval_confusion_matrix", "eval_roc_auc"):
             assert found[key] == expected[key], key
+
+
+def test_a_model_that_is_scored_in_other_types_than_its_run_scored_it_in_says_so(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # as of a processor without bfloat16
+    for name, bf16 in (("first", "true"), ("second", "false")):
+        train(arguments(f"--bf16={bf16}", f"--output_dir={tmp_path / name}", "--prefix_cache=off"))
+    capsys.readouterr()
+    first, second = tmp_path / "first", tmp_path / "second"
+    evaluate(parse(["--do_eval", f"--model_name_or_path={second}", f"--against={first}", "--use_cpu=true"]))
+    notes = [line for line in capsys.readouterr().out.splitlines() if "its run scored it in" in line]
+    assert notes == [f"note: {first} is scored in float32; its run scored it in bfloat16 (--bf16)"]
 
 
 def test_training_in_bfloat16_keeps_float32_weights(arguments, tmp_path, capsys):
