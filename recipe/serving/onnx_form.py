@@ -74,11 +74,15 @@ def write_onnx(model: BertForPairwiseCLS, path: Path) -> None:
 
 
 def write_int8(source: Path, path: Path) -> None:
-    """Write an ONNX model with 8-bit matrices, a scale for each column; activations are quantised as it runs."""
+    """Write an ONNX model with 8-bit matrices, a scale for each column; activations are quantised as it runs.
+
+    Of the 8 bits 7 are used: a processor without VNNI adds two products in 16 bits, which 8 overflow in silence.
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "reduce-range"
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a pre-processing that changes nothing here
-    quantize_dynamic(str(source), str(path), weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(str(source), str(path), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
 def answer_by_onnx(path: Path, batches: Sequence[dict[str, Any]]) -> Answered:

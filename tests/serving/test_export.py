@@ -200,3 +200,15 @@ def test_scores_are_the_same_from_every_form(arguments, tmp_path, capsys):
     served = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["prediction"] for row in served] == pytest.approx(scores, abs=1e-4)
     assert "probability" not in served[0]
+
+
+def test_8_bit_weights_overflow_on_no_processor(run):
+    """Without VNNI two products of 8 and 8 bits are added in 16, which 8-bit weights overflow (AVX2)."""
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    export(words(run))
+    tensors = onnx.load(run / "onnx" / "model_int8.onnx").graph.initializer
+    weights = [to_array(each) for each in tensors if each.data_type == onnx.TensorProto.INT8 and len(each.dims) == 2]
+    assert len(weights) > 20
+    assert max(int(np.abs(each.astype(int)).max()) for each in weights) == 64
