@@ -18,11 +18,14 @@ from recipe.cache.key import BATCH_TOKENS, batch_pairs
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_model
 from recipe.model.modeling import BertForPairwiseCLS
+from recipe.system.arithmetic import multiplies_in_bfloat16
 
 DEPTH = 10
 PASSES = 4  # the first one only warms up
 SHAPES = (1024, 768), (768, 3072)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# a processor without bfloat16 takes ten times as long in it, and nobody would
+TYPES = ("float32", "bfloat16") if multiplies_in_bfloat16(DEVICE.type) else ("float32",)
 
 
 def _load(folder: Path) -> BertForPairwiseCLS:
@@ -45,12 +48,12 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 
 class EncodingRates:
-    """Real tokens a second through ten layers: stock batches of 32 in float32, and this recipe's in both types."""
+    """Real tokens a second through ten layers: stock batches of 32 in float32, and this recipe's in each type."""
 
     def __init__(self, folder: Path, lengths: list[int], rounds: int) -> None:
         model = _load(folder)
         layers = model.bert.encoder.layer[:DEPTH]
-        self.modules = {"float32": layers, "bfloat16": copy.deepcopy(layers).to(torch.bfloat16)}
+        self.modules = {name: copy.deepcopy(layers).to(getattr(torch, name)) for name in TYPES}
         self.hidden = model.config.hidden_size
         rng = random.Random(3)
         self.stock_batches = [rng.sample(lengths, 32) for _ in range(rounds)]
@@ -59,7 +62,7 @@ class EncodingRates:
         sizes = sorted(((batch_pairs(length, tokens), length) for length in ours), key=lambda size: size[1])
         by_tokens = [size for size in sizes for _ in range(size[0] * size[1] // 256)]
         self.chosen = [by_tokens[int((place + 0.5) / rounds * len(by_tokens))] for place in range(rounds)]
-        self.rates: dict[str, list[float]] = {"stock float32": [], "float32": [], "bfloat16": []}
+        self.rates: dict[str, list[float]] = {name: [] for name in ("stock float32", *TYPES)}
 
     def take(self, place: int) -> None:
         """Measure each at that place of the order of lengths."""
@@ -88,7 +91,7 @@ class MatrixRates:
     """The machine's matrix-product rate in each type, taken between the systems' rounds."""
 
     def __init__(self) -> None:
-        self.times: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+        self.times: dict[str, list[float]] = {name: [] for name in TYPES}
 
     def take(self) -> None:
         """Thirty products in each type; the first ones only warm up."""

@@ -46,11 +46,12 @@ def three_epochs(system: dict[str, Any], train_pairs: int, eval_pairs: int, enco
 def compare(content: dict[str, Any], train: list[int], held: list[int]) -> dict[str, Any]:
     """The ratios and the targets; `content`'s systems also get their three epochs, in seconds."""
     systems, encoding = content["systems"], content["encoding"]
-    encode_seconds = sum(train + held) / max(encoding["float32"], encoding["bfloat16"])
+    types = [name for name in ("float32", "bfloat16") if name in encoding]
+    encode_seconds = sum(train + held) / max(encoding[name] for name in types)
     for key, system in systems.items():
         system["encode_seconds"] = encode_seconds if key[0] == "g" else 0.0
         system["three_epochs_seconds"] = three_epochs(system, len(train), len(held), system["encode_seconds"])
-    rates = {name: encoding[name] / encoding["stock float32"] for name in ("float32", "bfloat16")}
+    rates = {name: encoding[name] / encoding["stock float32"] for name in types}
     return {"ratios": {"encoding": rates} | _ratios(systems), "targets": _targets(content)}
 
 
