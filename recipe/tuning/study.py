@@ -15,6 +15,7 @@ from recipe.training_arguments import FreezeTrainingArguments
 
 STUDY, NAME = "study.db", "freeze"
 SEARCHED = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
+VERSION = 2  # of what a trial makes of its parameters; 1 had no warm-up, whatever was suggested
 
 
 def require_optuna() -> Any:
@@ -35,7 +36,7 @@ def open_study(folder: Path, arguments: RecipeArguments, identity: dict[str, Any
     """The study in `folder`, begun where there is none; nobody else may write there meanwhile.
 
     Raises:
-        UserError: what is there is no study, or one of other data, weights or arguments.
+        UserError: what is there is no study, or one of other data, weights or arguments, or of another release.
     """
     optuna, path, mine = require_optuna(), folder / STUDY, _followed_from(arguments, identity)
     remove_temporary(folder)
@@ -44,6 +45,7 @@ def open_study(folder: Path, arguments: RecipeArguments, identity: dict[str, Any
             storage = optuna.storages.RDBStorage(_url(staging))
             study = optuna.create_study(study_name=NAME, storage=storage, direction=direction_of(arguments.training))
             study.set_user_attr("of", mine)
+            study.set_user_attr("version", VERSION)
             storage.engine.dispose()
             publish(staging, folder, last=(STUDY,))
     return _load(folder, mine)
@@ -74,6 +76,8 @@ def _load(folder: Path, mine: list[dict[str, Any]]) -> Any:
         study = optuna.load_study(study_name=NAME, storage=_url(folder))
         before = study.user_attrs["of"]
         changed = _changed(before, mine)
+        if study.user_attrs.get("version") != VERSION:
+            changed = "trials of another release, whose settings meant something else"
         for trial in study.trials:
             if trial.state == optuna.trial.TrialState.RUNNING and not changed:
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

@@ -29,7 +29,16 @@ from recipe.system.files import write_text
 from recipe.system.folder_lock import locked
 from recipe.training.feeding import build
 from recipe.training.trainer import FreezeTrainer
-from recipe.tuning.study import STUDY, check_study, direction_of, keeping, open_study, require_optuna, trials_done
+from recipe.tuning.study import (
+    SEARCHED,
+    STUDY,
+    check_study,
+    direction_of,
+    keeping,
+    open_study,
+    require_optuna,
+    trials_done,
+)
 
 BEST, HEAD = "best.yaml", "# Trial "
 
@@ -62,6 +71,8 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
         raise UserError("--eval_strategy no: a search compares evaluations; epoch is expected")
     if args.max_steps > 0:  # which would end each trial, whatever epochs it were given
         raise UserError(f"--max_steps {args.max_steps}: a search tries numbers of epochs; leave it out")
+    for name in SEARCHED:  # the Trainer casts what a trial tries to the type of what is there: a share to int is 0
+        setattr(args, name, float(getattr(args, name)))
     folder = args.folder
     with locked(folder), stop_requests():
         best = folder / BEST

@@ -4,11 +4,15 @@ import sqlite3
 import optuna
 import pytest
 import yaml
+from transformers import TrainerCallback
 
 from recipe.command_line.parsing import parse
+from recipe.commands.train import train
 from recipe.errors import RunError, UserError
-from recipe.tuning.study import SEARCHED, STUDY, keeping, open_study, trials_done
+from recipe.tuning import tune as tune_module
+from recipe.tuning.study import SEARCHED, STUDY, check_study, keeping, open_study, trials_done
 from recipe.tuning.tune import _objective, tune
+from tests.utils import history
 
 
 def test_a_search_goes_on_and_its_best_settings_are_a_run(tiny_model, pairs_dir, tmp_path, capsys):
@@ -51,6 +55,39 @@ def test_a_search_is_by_the_metric_that_is_given(tiny_model, pairs_dir, tmp_path
     assert study.best_value == min(trial.value for trial in study.trials)
     assert f"best loss       {study.best_value:.4f} in trial " in capsys.readouterr().out
     assert f"loss {study.best_value:.4f} on the validation" in (tmp_path / "tune" / "best.yaml").read_text()
+
+
+def test_a_trial_trains_by_what_it_tries_and_best_yaml_trains_the_same(tiny_model, pairs_dir, tmp_path, monkeypatch):
+    given = {"model_name_or_path": tiny_model, "data_dir": pairs_dir, "max_length": 32, "use_cpu": "true"}
+    given |= {"per_device_train_batch_size": 8, "freeze_layers": "0-2", "output_dir": tmp_path / "tune"}
+    given |= {"prefix_cache_dir": tmp_path / "cache", "dropout": 0, "bf16": "false", "metric_for_best_model": "loss"}
+    had = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            had.append({name: getattr(args, name) for name in SEARCHED})
+
+    def build(*args):
+        trainer = build_first(*args)
+        trainer.add_callback(Watch())
+        return trainer
+
+    build_first = tune_module.build
+    monkeypatch.setattr(tune_module, "build", build)
+    tune([f"--{name}={value}" for name, value in given.items()], 2)
+    study = optuna.load_study(study_name="freeze", storage=f"sqlite:///{tmp_path / 'tune' / 'study.db'}")
+    assert had == [trial.params for trial in study.trials]
+    assert all(0 < each["warmup_steps"] < 1 for each in had)
+    train(parse([str(tmp_path / "tune" / "best.yaml"), "--model_card=false"]))
+    assert history(tmp_path / "tune" / "best", "eval_loss")[-1] == study.best_value
+
+
+def test_a_search_of_another_release_is_not_gone_on_with(arguments, tmp_path):
+    open_study(tmp_path, arguments(), IDENTITY)
+    with sqlite3.connect(tmp_path / STUDY) as database:
+        database.execute("DELETE FROM study_user_attributes WHERE key = 'version'")
+    with pytest.raises(UserError, match=r"study.db: a search with trials of another release, .*; name another --outp"):
+        check_study(tmp_path, arguments())
 
 
 def test_steps_that_would_end_a_trial_whatever_its_epochs_are_refused(tiny_model, pairs_dir, tmp_path):
