@@ -81,6 +81,21 @@ def parse(argv: Sequence[str]) -> RecipeArguments:
     return arguments
 
 
+def parse_training(argv: Sequence[str]) -> RecipeArguments:
+    """`parse` of the command line that the runs of a sweep, an audit or a search are made of.
+
+    Raises:
+        UserError: it asks for more than training: what such a run is scored on is the validation split.
+    """
+    arguments = parse([*argv, "--do_train=true"])
+    training = arguments.training
+    asked = {"do_eval": training.scores, "do_predict": training.do_predict, "push_to_hub": training.push_to_hub}
+    for flag, given in asked.items():
+        if given:
+            raise UserError(f"--{flag}: these runs are trained and scored on the validation split alone; leave it out")
+    return arguments
+
+
 def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     """What the words give, by name.
 

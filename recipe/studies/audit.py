@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from recipe.arguments import DataArguments, RecipeArguments
 from recipe.command_line.one_line_parser import OneLineParser
-from recipe.command_line.parsing import parse
+from recipe.command_line.parsing import parse_training
+from recipe.command_line.schedules import BY_METRIC
 from recipe.commands.train import train
 from recipe.data.opening import require_split
 from recipe.data.splits import Split, iterate
@@ -85,7 +87,16 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
 
 def _parse(words: Sequence[str]) -> RecipeArguments:
     """The arguments of a fold's run, after which nothing is chosen by its answers."""
-    arguments = parse([*words, "--eval_strategy=no", "--save_strategy=no", "--model_card=false"])
+    arguments = parse_training([*words, "--model_card=false"])
+    args = arguments.training
+    if args.lr_scheduler_type in BY_METRIC:
+        raise UserError(
+            f"--lr_scheduler_type {args.lr_scheduler_type.value}: it follows evaluations, which an audit's runs lack; "
+            "another is expected"
+        )
+    # set here and not by flags, since what was given must not be blamed for what was not
+    args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+    args.load_best_model_at_end, args.early_stopping_patience = False, None
     if arguments.data.task_type == "regression":
         raise UserError(
             "--task_type regression: an audit doubts classes; of scores a run's README.md has the largest errors"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recipe.command_line.one_line_parser import OneLineParser
-from recipe.command_line.parsing import parse
+from recipe.command_line.parsing import parse_training
 from recipe.command_line.ranges import check_ranges
 from recipe.errors import UserError
 from recipe.evaluation.metrics import majority_baseline
@@ -65,7 +65,7 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
         UserError: a setting is refused; nothing has been trained then.
     """
     _check(asked)
-    base = parse(words)
+    base = parse_training(words)
     items = list(asked.over)
     if asked.depths is not None or not items:
         items.insert(0, over_depths(asked.depths, open_base(base.model).config.num_hidden_layers))

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from recipe.command_line.one_line_parser import OneLineParser
-from recipe.command_line.parsing import parse
+from recipe.command_line.parsing import parse, parse_training
 from recipe.commands.train import prepare
 from recipe.errors import RunError, UserError
 from recipe.internals import storage_of
@@ -65,7 +65,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
     if trials < 1:
         raise UserError(f"--trials {trials}: a whole number of at least 1 is expected")
     require_optuna()
-    arguments = parse([*words, "--save_strategy=no", "--load_best_model_at_end=false", "--model_card=false"])
+    arguments = parse_training([*words, "--save_strategy=no", "--load_best_model_at_end=false", "--model_card=false"])
     args = arguments.training
     if args.eval_strategy == "no":
         raise UserError("--eval_strategy no: a search compares evaluations; epoch is expected")

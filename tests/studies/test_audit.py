@@ -124,6 +124,23 @@ def test_a_label_that_one_pair_alone_has_cannot_be_learnt_without_it(words, tmp_
 
 
 @pytest.mark.parametrize(
+    "more", ["--early_stopping_patience=2", "--load_best_model_at_end=true", "--save_strategy=best", "--eval_steps=5"]
+)
+def test_what_needs_evaluations_does_nothing_in_a_folds_run(words, more):
+    args = audit_module._parse([*words, more]).training
+    assert (args.eval_strategy, args.save_strategy, args.load_best_model_at_end) == ("no", "no", False)
+    assert args.early_stopping_patience is None
+
+
+def test_what_follows_evaluations_or_asks_for_other_scores_is_refused(words, tmp_path):
+    with pytest.raises(UserError, match=r"^--lr_scheduler_type reduce_lr_on_plateau: it follows evaluations, which"):
+        audit([*words, "--lr_scheduler_type=reduce_lr_on_plateau"], 3)
+    with pytest.raises(UserError, match=r"^--do_eval: these runs are trained and scored on the validation split alone"):
+        audit([*words, "--do_eval", "--eval_split=train"], 3)
+    assert not (tmp_path / "audit").exists()
+
+
+@pytest.mark.parametrize(
     ("folds", "shares", "says"),
     [
         (1, [], "--folds 1: a whole number from 2 to 100 is expected"),

@@ -90,10 +90,12 @@ def test_a_search_of_another_release_is_not_gone_on_with(arguments, tmp_path):
         check_study(tmp_path, arguments())
 
 
-def test_steps_that_would_end_a_trial_whatever_its_epochs_are_refused(tiny_model, pairs_dir, tmp_path):
+def test_what_would_end_a_trial_or_score_another_split_is_refused(tiny_model, pairs_dir, tmp_path):
     words = [f"--model_name_or_path={tiny_model}", f"--data_dir={pairs_dir}", f"--output_dir={tmp_path / 'tune'}"]
     with pytest.raises(UserError, match=r"^--max_steps 4: a search tries numbers of epochs; leave it out$"):
         tune([*words, "--max_steps=4"], 2)
+    with pytest.raises(UserError, match=r"^--do_eval: these runs are trained and scored on the validation split alone"):
+        tune([*words, "--do_eval"], 2)
     assert not (tmp_path / "tune").exists()
 
 
