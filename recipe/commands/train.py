@@ -71,7 +71,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     base = open_base(arguments.model)
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
     check_length(arguments.data, base.config.max_position_embeddings)
-    splits = _open_splits(arguments)
+    splits = open_splits(arguments)
     continues = name_labels(base, splits[0].label_names, splits[0].unit)
     tokenizer, model = load_tokenizer(base), load_model(base, keep_classifier=continues)
     freeze(model, arguments.freeze)
@@ -143,7 +143,12 @@ def _run(trainer: FreezeTrainer, request: StopRequest, checkpoint: Checkpoint | 
         request.deferred = False
 
 
-def _open_splits(arguments: RecipeArguments) -> list[Split]:
+def open_splits(arguments: RecipeArguments) -> list[Split]:
+    """The training split and, where there is one, the validation split.
+
+    Raises:
+        UserError: one that is needed is not there, or their labels differ, or there is no such metric on the second.
+    """
     train_split = require_split(arguments.data, "train")
     eval_split = _eval_split(arguments)
     if eval_split is None:

@@ -8,19 +8,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from recipe.arguments import DataArguments, ModelArguments, RecipeArguments
-from recipe.checkpoints.identity import ARITHMETIC, given_arguments
-from recipe.command_line.parsing import parse
-from recipe.data.opening import require_split
+from recipe.arguments import ModelArguments, RecipeArguments
+from recipe.checkpoints.identity import ARITHMETIC, TOKENIZER, given_arguments
+from recipe.command_line.parsing import parse_training
+from recipe.commands.train import open_splits
+from recipe.data.splits import Split, iterate
 from recipe.errors import UserError
 from recipe.model.base_model import OURS, open_base
 from recipe.model.freezing import freeze
-from recipe.model.loading import add_tails, load_model
+from recipe.model.loading import add_tails, check_length, load_model
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.tokenizer import load_tokenizer
 from recipe.model.weights import fingerprint
 from recipe.studies.settings import Setting
 from recipe.system.arithmetic import REFUSED, describe_arithmetic
+from recipe.training.loss import class_weights
+from recipe.training.preflight import check_metric
 
 CACHE = ("prefix_cache", "prefix_cache_dtype", "prefix_compute_dtype")
 # What a resume may change, and which weights a run ends with, or what is told of it, follows from all the same
@@ -28,6 +31,8 @@ EVALUATION = (
     *("load_best_model_at_end", "greater_is_better", "per_device_eval_batch_size"),
     *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy", "save_steps"),
 )
+# A tokenizer's options as BERT's are published; others are part of a point's key, these are not, nor were they ever
+USUAL = dict(zip(TOKENIZER, ("right", False, "[CLS]", "[SEP]", "[PAD]", "[UNK]"), strict=True))
 
 
 class Planned(NamedTuple):
@@ -37,6 +42,7 @@ class Planned(NamedTuple):
     key: str  # of all that its results follow from but the seed
     depth: int  # layers frozen from 0 upward
     validation: tuple[str, int]  # the fingerprint of its validation split, and how many rows are read of it
+    answers: str  # a digest of those rows' labels
 
     def place(self, seed: int) -> str:
         """A name for the files of its point with `seed`, which no other setting's points have."""
@@ -60,16 +66,20 @@ def plan(words: Sequence[str], settings: Sequence[Setting]) -> list[Planned]:
                 f"--over: {each.setting.name} trains the same as {same}; settings whose results may differ are expected"
             )
     for each in planned[1:]:
-        if each.validation != planned[0].validation:
-            raise UserError(
-                f"--over: {each.setting.name} has another validation split than {planned[0].setting.name}; "
-                "settings are compared on the same pairs"
-            )
+        for what, differs in (
+            ("another validation split", each.validation != planned[0].validation),
+            ("other labels of the validation split", each.answers != planned[0].answers),
+        ):
+            if differs:
+                raise UserError(
+                    f"--over: {each.setting.name} has {what} than {planned[0].setting.name}; "
+                    "settings are compared on the same pairs"
+                )
     return planned
 
 
 def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Planned:
-    arguments = parse([*words, *setting.words])
+    arguments = parse_training([*words, *setting.words])
     if arguments.data.task_type == "regression":
         raise UserError(
             "--task_type regression: a sweep compares accuracies, which scores have none of; make eval AGAINST=... "
@@ -81,10 +91,15 @@ def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Plann
     if model not in read:
         read[model] = read_model(arguments.model)
     depth = _frozen_depth(arguments)
+    check_length(arguments.data, open_base(arguments.model).config.max_position_embeddings)
     if data not in read:
-        read[data] = _read_data(arguments.data)
-    scored_on = read[data]["validation"], read[data]["validation rows"]
-    return Planned(setting, key_of(arguments, read[model], read[data]), depth, scored_on)
+        splits = open_splits(arguments)
+        read[data] = splits, _describe_data(*splits), _labels_of(splits[1])
+    (train, validation), described, answers = read[data]
+    class_weights(arguments.training.class_weights, train)
+    check_metric(arguments.training, validation)
+    scored_on = validation.fingerprint, validation.rows
+    return Planned(setting, key_of(arguments, read[model], described), depth, scored_on, answers)
 
 
 def _frozen_depth(arguments: RecipeArguments) -> int:
@@ -115,20 +130,28 @@ def key_of(arguments: RecipeArguments, model: dict[str, Any], data: dict[str, An
 def read_model(args: ModelArguments) -> dict[str, Any]:
     """What of a base and its tokenizer a result follows from; of a run its labels, and the classifier kept for them."""
     base = open_base(args)
-    tokenizer = load_tokenizer(base).backend_tokenizer.to_str()
+    tokenizer = load_tokenizer(base)
+    options = {name: getattr(tokenizer, name, None) for name in TOKENIZER}
     own = base.kind == OURS
     model = load_model(base, keep_classifier=own)
-    return {
+    read = {
         "layers": base.config.num_hidden_layers,
         "weights": fingerprint(model if own else model.bert, trained=True),
         "labels": sorted(base.config.id2label.items()) if own else None,
-        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "config": {name: getattr(base.config, name, None) for name in ARITHMETIC},
     }
+    unusual = {name: value for name, value in options.items() if value != USUAL[name]}
+    return read | ({"tokenizer_options": unusual} if unusual else {})
 
 
-def _read_data(args: DataArguments) -> dict[str, Any]:
+def _describe_data(train: Split, validation: Split) -> dict[str, Any]:
     """What of the data a result follows from."""
-    splits = {name: require_split(args, name) for name in ("train", "validation")}
-    read = {"labels": splits["train"].label_names, "validation rows": splits["validation"].rows}
-    return read | {name: split.fingerprint for name, split in splits.items()}
+    read: dict[str, Any] = {"labels": train.label_names, "validation rows": validation.rows}
+    return read | {split.name: split.fingerprint for split in (train, validation)}
+
+
+def _labels_of(split: Split) -> str:
+    """A digest of each row's label, by its name, which two orders of --label_names share."""
+    names = (split.label_names[pair["label"]] for pair in iterate(split.pairs))
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()

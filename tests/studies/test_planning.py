@@ -1,4 +1,6 @@
+import json
 import re
+import shutil
 
 import pytest
 
@@ -44,6 +46,20 @@ def test_runs_that_differ_in_their_classifier_or_labels_are_other_bases(argument
     assert places["a"]["weights"] == places["c"]["weights"]
     assert places["a"] != places["c"]
     assert read_model(arguments().model)["labels"] is None
+
+
+def test_a_tokenizer_with_other_options_is_another(arguments, tiny_model, tmp_path):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    path = other / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"truncation_side": "left"}))
+    usual, left = (read_model(arguments(f"--model_name_or_path={place}").model) for place in (tiny_model, other))
+    assert left == usual | {"tokenizer_options": {"truncation_side": "left"}}
+
+
+def test_two_orders_of_the_labels_are_the_same_labels(words):
+    planned = plan([*words, "--label_names", "0", "1"], parse_over(["weight_decay=0.0"]))
+    turned = plan([*words, "--label_names", "1", "0"], parse_over(["weight_decay=0.0"]))
+    assert planned[0].answers == turned[0].answers
 
 
 def test_two_settings_that_train_the_same_are_no_two_settings(words):

@@ -10,6 +10,7 @@ from recipe.reporting.outputs import remove_run
 from recipe.studies import points as points_module
 from recipe.studies import sweep as sweep_module
 from recipe.studies.sweep import Comparison, sweep
+from tests.utils import write_jsonl
 
 
 @pytest.fixture
@@ -121,6 +122,8 @@ def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, mo
         (Comparison(over=["max_eval_samples=10,-1"]), r"--max_eval_samples -1"),
         (Comparison(depths=[2, 5]), r"--depths 2 5: the model has 4 layers; 0 to 4 is expected"),
         (Comparison(tolerance=-1.0), r"--tolerance -1: points of accuracy, 0 to 100, are expected"),
+        (Comparison(over=["max_length=32,100"]), r"^--max_length 100: the model has 64 positions"),
+        (Comparison(over=['class_weights="1,3","1,2,3"']), r"^--class_weights 1,2,3: 'balanced', or a number"),
         (Comparison(seeds=[-1]), r"--seed -1"),
         (Comparison(seeds=[1, 2, 1]), r"--seeds 1 2 1: a seed stands there twice; different ones are expected"),
     ],
@@ -129,6 +132,29 @@ def test_what_is_wrong_with_the_last_setting_is_said_before_the_first_is_trained
     with pytest.raises(UserError, match=says):
         sweep(words, asked)
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("asked", ["--do_eval", "--do_predict", "--push_to_hub", "--eval_split=train"])
+@pytest.mark.parametrize("more", [[], ["--do_train"]])
+def test_what_asks_for_another_score_than_the_points_is_refused(words, tmp_path, monkeypatch, asked, more):
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match=rf"^{asked.replace('=', ' ')}: .*; leave it out$"):
+        sweep([*words, *more, asked], Comparison(seeds=[1]))
+    if asked == "--eval_split=train":
+        with pytest.raises(UserError, match=r"^--do_eval: these runs are trained and scored on the validation split"):
+            sweep([*words, *more, asked, "--do_eval"], Comparison(seeds=[1]))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_settings_are_compared_by_the_same_labels(words, pairs_dir, tmp_path):
+    for name in ("train.json", "dev.json"):
+        rows = [json.loads(line) for line in (pairs_dir / name).read_text().splitlines()]
+        write_jsonl(tmp_path / name, [{**row, "other": str(1 - int(row["label"]))} for row in rows])
+    words = [*words, f"--data_dir={tmp_path}"]
+    says = r"^--over: label_column_name=other has other labels of the validation split than label_column_name=label"
+    with pytest.raises(UserError, match=says):
+        sweep(words, Comparison(over=["label_column_name=label,other"], seeds=[1]))
 
 
 def test_settings_are_compared_on_the_same_pairs(words, pairs_dir, tmp_path):
