@@ -58,7 +58,7 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
     columns = given.get("data.text_column_names", DataArguments.text_column_names)
     name_labels(base, manifest["identity"]["labels"], unit_of(DataArguments(text_column_names=columns)))
     base.config.frozen_prefix_depth = manifest["frozen_prefix_depth"]
-    model, tokenizer = load_model(base), load_tokenizer(base)
+    model, tokenizer = load_model(base), load_tokenizer(base, given.get("data.max_length"))
     model.prefix_depth = manifest["frozen_prefix_depth"]
     add_tails(model, given.get("num_tails", 1))
     trained = set(manifest["trainable"])

@@ -106,7 +106,7 @@ def load_fine_tuned(arguments: RecipeArguments) -> tuple[BertForPairwiseCLS, Pre
         )
     model = load_model(base, keep_classifier=True)
     check_length(arguments.data, base.config.max_position_embeddings)
-    return model, load_tokenizer(base)
+    return model, load_tokenizer(base, arguments.data.max_length)
 
 
 def check_labels(model: BertForPairwiseCLS, split: Split, name: str | None) -> None:

@@ -8,11 +8,15 @@ from recipe.model.base_model import Base, reading
 SMALL = 0.9  # of the embedding's rows: published vocabularies are padded to a round number, by 1 % at most
 
 
-def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
+def load_tokenizer(base: Base, max_length: int | None = None) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, the one that stock AutoTokenizer finds; no code that lies beside it is run.
 
     AutoTokenizer finds the class by the configuration where tokenizer_config.json names none, as that of
     bert-base-chinese; it knows BertConfig, not this recipe's own.
+
+    Args:
+        max_length: tokens that a run reads of a pair, to be saved with it: at `truncation=True` other libraries cut
+            there then. Default: what the checkpoint says.
 
     Raises:
         UserError: it has none, or one that does not fit the model.
@@ -21,6 +25,8 @@ def load_tokenizer(base: Base) -> PreTrainedTokenizerBase:
     with reading(base.name, "its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
         _check_tokenizer(base, tokenizer)  # a vocabulary of something else fails only where it is used
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
     return tokenizer
 
 

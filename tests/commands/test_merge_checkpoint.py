@@ -38,6 +38,8 @@ def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path, monke
     pair = AutoTokenizer.from_pretrained(tmp_path / "first")("花呗", "借呗", return_tensors="pt")
     assert not torch.equal(first(**pair).logits, final(**pair).logits)
     assert first.config.id2label == {0: "different", 1: "same"}
+    for folder in (tmp_path / "first", run):
+        assert AutoTokenizer.from_pretrained(folder).model_max_length == 32  # --max_length
 
 
 def test_other_base_weights_are_refused(arguments, tmp_path, tiny_model):

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 
@@ -7,6 +8,7 @@ from huggingface_hub import ModelCard
 
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
+from recipe.commands.predict import predict
 from recipe.commands.train import train
 from tests.utils import make_pairs, write_jsonl
 
@@ -39,6 +41,23 @@ def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, name
     wrong = round(30 * (1 - results["eval_accuracy"]))
     assert f"## The {min(wrong, 20)} most confident mistakes" in card.text
     assert "layers 0-1" in card.text
+
+
+def test_the_cards_own_lines_answer_as_the_run_does_also_pairs_that_are_cut(arguments, tmp_path, pairs_dir):
+    train(arguments("--model_card=true", "--max_length=12", "--learning_rate=1e-2", "--prefix_cache=off"))
+    run = tmp_path / "run"
+    (code,) = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.DOTALL)
+    with contextlib.chdir(tmp_path):
+        exec(code, names := {})
+    pairs = [json.loads(line) for line in (pairs_dir / "dev.json").read_text().splitlines()]
+    pairs.append({"sentence1": "花呗" * 60, "sentence2": "借呗" * 60})  # more tokens than the model has positions
+    asked = [{key: pair[key] for key in ("sentence1", "sentence2")} for pair in pairs]
+    path = write_jsonl(tmp_path / "test.json", asked)
+    predict(parse(["--do_predict", f"--model_name_or_path={run}", "--use_cpu", f"--test_file={path}"]))
+    expected = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    found = [names["classify"]({"text": pair["sentence1"], "text_pair": pair["sentence2"]}) for pair in pairs]
+    assert [each["label"] for each in found] == [row["prediction"] for row in expected]
+    assert [each["score"] for each in found] == pytest.approx([row["probability"] for row in expected], abs=1e-6)
 
 
 def test_a_card_names_the_part_of_the_split_that_was_scored(arguments, tmp_path, pairs_dir):

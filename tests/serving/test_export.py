@@ -87,6 +87,22 @@ def test_stock_libraries_load_the_stock_form_without_remote_code(run, pairs_dir)
     )
 
 
+def test_pairs_that_the_run_cuts_are_cut_in_every_form(arguments, pairs_dir, tmp_path):
+    train(arguments("--prefix_cache=off", "--max_length=12", "--learning_rate=1e-2"))
+    run = tmp_path / "run"
+    export(words(run))
+    rows, expected = read_pairs(pairs_dir), [row["probability"] for row in answers_of(run)]
+    pairs = [{"text": row["sentence1"], "text_pair": row["sentence2"]} for row in rows]
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    assert sum(len(tokenizer(**pair)["input_ids"]) > 12 for pair in pairs) > 20
+    classify = pipeline("text-classification", str(run / "stock"), device="cpu", truncation=True)
+    assert [each["score"] for each in classify(pairs)] == pytest.approx(expected, abs=2e-6)
+    asked = [tuple(pair.values()) for pair in pairs]
+    chances = CrossEncoder(str(run / "stock"), device="cpu").predict(asked, apply_softmax=True)
+    assert [each.max() for each in chances] == pytest.approx(expected, abs=2e-6)
+    assert json.loads((run / "onnx" / "tokenizer_config.json").read_text())["model_max_length"] == 12
+
+
 @pytest.mark.parametrize(("flags", "within"), [([], 2e-6), (["--int8"], 2e-2)])
 def test_the_script_needs_neither_torch_nor_transformers(run, pairs_dir, tmp_path, flags, within):
     export(words(run))
