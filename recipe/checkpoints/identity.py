@@ -64,6 +64,12 @@ def given_arguments(arguments: RecipeArguments) -> dict[str, Any]:
     }
 
 
+def evaluated_with(arguments: RecipeArguments) -> dict[str, dict[str, Any]]:
+    """What evaluation takes besides those, by group and name as in run.json: where the data are, and its batches."""
+    data = {name: getattr(arguments.data, name) for name in sorted(FREE["data"] - {"eval_split", "label_names"})}
+    return {"data": data, "training": {"per_device_eval_batch_size": arguments.training.per_device_eval_batch_size}}
+
+
 def default_of(name: str) -> Any:
     """What an argument is where it is not given, by the name that `given_arguments` has for it, JSON-ready."""
     group, _, field = name.partition(".")

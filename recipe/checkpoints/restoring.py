@@ -32,6 +32,7 @@ RUN = {
     "base_model": str,
     "frozen_prefix_depth": (int, None),
     "carried?": SHAPE,
+    "evaluated_with?": {"data": {str: object}, "training": {str: object}},
 }
 CALLBACK = {"args": {str: (float, bool, str, None)}, "attributes": {str: object}}
 STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}], "total_flos": float}

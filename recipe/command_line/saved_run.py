@@ -14,7 +14,9 @@ import torch
 from recipe.arguments import DataArguments
 from recipe.errors import Damaged, Missing, UserError
 from recipe.file_names import RUN
+from recipe.model.base_model import PARTS
 from recipe.system.arithmetic import multiplies_in_bfloat16
+from recipe.system.hub import fetch, has_copy, in_cache, is_repository
 from recipe.system.json_files import read_json
 
 FILES = ("data_dir", "train_file", "validation_file", "test_file")
@@ -37,19 +39,43 @@ def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{flag}: no finished run in outputs/; make one first: make demo")
         name = str(runs[-1].parent)
     found: dict[str, Any] = {"model_name_or_path": name}
-    if not Path(name).is_dir():
+    if not Path(name).is_dir() and not is_repository(name):
         return found
-    saved = _data_arguments(Path(name) / RUN)
-    found |= _types(Path(name) / RUN)
+    path = _fetched("--model_name_or_path", name)
+    saved = _data_arguments(path)
+    found |= _types(path)
     if any(values.get(key) for key in FILES):  # files that are named replace all of those that the run was trained on
         saved = {key: value for key, value in saved.items() if key not in FILES}
-    return {**found, "output_dir": name, **saved}
+    own = {"output_dir": name} if Path(name).is_dir() else {}
+    return {**found, **own, **saved}
+
+
+def record_of(name: str) -> Path:
+    """Where a model's run.json is, if it is there: in its folder, or of one from the Hub in the cache."""
+    return (None if Path(name).is_dir() else in_cache(name, RUN)) or Path(name) / RUN
+
+
+def _fetched(flag: str, name: str) -> Path:
+    """`record_of`, asked of the Hub for the newest."""
+    if Path(name).is_dir() or not is_repository(name):
+        return Path(name) / RUN
+    return fetch(flag, name, RUN, cached=has_copy(name, PARTS)) or Path(name) / RUN
+
+
+def describe_unrecorded(name: str) -> list[str]:
+    """A line where no run.json says how a model's run read its data; none where one does."""
+    told = "how its run read its data, and where they are, is not known; flags say so, or their defaults"
+    return [] if record_of(name).is_file() else [f"{name}: no {RUN} with it: {told}"]
 
 
 def max_length_of(name: str) -> int | None:
-    """How many tokens the run that left a model read of a pair; None where that is not known."""
+    """How many tokens the run that left a model, which --against names, read of a pair; None where that is not known.
+
+    Raises:
+        UserError: it is on the Hub, which is out of reach.
+    """
     try:
-        record = read_json(Path(name) / RUN, {"arguments": {"data": {"max_length": int}}})
+        record = read_json(_fetched("--against", name), {"arguments": {"data": {"max_length": int}}})
     except Damaged:
         return None
     found: int = record["arguments"]["data"]["max_length"]
@@ -58,7 +84,7 @@ def max_length_of(name: str) -> int | None:
 
 def describe_other_types(name: str, bf16: bool) -> list[str]:
     """A line where a model is scored in other types than its run scored it in; none where that is not known."""
-    before = _recorded_types(Path(name) / RUN).get("bf16", bf16)
+    before = _recorded_types(record_of(name)).get("bf16", bf16)
     types = ["bfloat16" if each else "float32" for each in (bf16, before)]
     return [] if before == bf16 else [f"{name} is scored in {types[0]}; its run scored it in {types[1]} (--bf16)"]
 

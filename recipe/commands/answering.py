@@ -12,11 +12,11 @@ from recipe.cache.cached_split import NO_CACHE, STATE_SHAPE, CachedSplit, Prefix
 from recipe.cache.encoding import Encoding
 from recipe.cache.finding import find_or_encode
 from recipe.cache.key import arithmetic_of, make_key, pair_hashes
+from recipe.command_line.saved_run import record_of
 from recipe.data.splits import Split, iterate_batches
 from recipe.errors import Damaged, RunError
 from recipe.evaluation.answers import Answers, answer_pairs
 from recipe.evaluation.predictions import prediction_lines
-from recipe.file_names import RUN
 from recipe.internals import forget_loaders
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import say
@@ -55,7 +55,7 @@ def _from_cache(
     arguments: RecipeArguments, model: BertForPairwiseCLS, tokens: Tokens, split: Split
 ) -> SortedPairs | None:
     """The pairs with their states as the run had them; None where it had none, or they cannot be kept here."""
-    args, state = arguments.training, _state_of_run(Path(model.name_or_path))
+    args, state = arguments.training, _state_of_run(model.name_or_path)
     model.prefix_depth = getattr(model.config, "frozen_prefix_depth", None)
     if state.dtype is None or state.kept or not model.prefix_depth or arguments.cache.prefix_cache == "off":
         return None
@@ -69,9 +69,9 @@ def _from_cache(
     return CachedSplit(cache, tokens, tokens.lengths.int(), key).sorted_pairs()
 
 
-def _state_of_run(folder: Path) -> PrefixState:
+def _state_of_run(name: str) -> PrefixState:
     try:
-        said = read_json(folder / RUN, {"prefix": STATE_SHAPE})["prefix"]
+        said = read_json(record_of(name), {"prefix": STATE_SHAPE})["prefix"]
     except Damaged:  # of an earlier release, or no run at all
         return NO_CACHE
     return recorded_state(said)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from recipe.arguments import ModelArguments, RecipeArguments
-from recipe.command_line.saved_run import describe_other_types, max_length_of
+from recipe.command_line.saved_run import describe_other_types, describe_unrecorded, max_length_of
 from recipe.commands.answering import answer
 from recipe.data.opening import require_split
 from recipe.data.pairs import UNLABELLED
@@ -89,7 +89,7 @@ def _answers(arguments: RecipeArguments) -> tuple[Split, Answers, Answers | None
             )
             say(arguments.training, told)
     for each in filter(None, [arguments.model.name, arguments.model.against]):
-        for line in describe_other_types(each, bool(arguments.training.bf16)):
+        for line in [*describe_unrecorded(each), *describe_other_types(each, bool(arguments.training.bf16))]:
             say(arguments.training, f"note: {line}")
     mine = answer(arguments, model, tokenizer, split, from_cache=True)
     in_pairs = split.unit == "pairs"

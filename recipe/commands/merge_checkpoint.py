@@ -4,6 +4,7 @@ python -m recipe.commands.merge_checkpoint outputs/freeze/checkpoint-1073 FOLDER
 """
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -12,7 +13,7 @@ from recipe.checkpoints.manifest import Checkpoint, open_checkpoint
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.data.splits import unit_of
 from recipe.errors import Damaged, RunError, UserError
-from recipe.file_names import MANIFEST
+from recipe.file_names import MANIFEST, RUN
 from recipe.model.base_model import name_labels, open_base
 from recipe.model.loading import add_tails, load_model
 from recipe.model.modeling import BertForPairwiseCLS
@@ -20,7 +21,7 @@ from recipe.model.tokenizer import load_tokenizer
 from recipe.model.weights import fingerprint, load_trainable
 from recipe.process.exiting import exit_on_error
 from recipe.process.text import one_line
-from recipe.system.files import whole_folder
+from recipe.system.files import whole_folder, write_json
 from recipe.system.json_files import misfit
 
 RECORDED = {  # what a run's checkpoint tells of its model
@@ -29,6 +30,7 @@ RECORDED = {  # what a run's checkpoint tells of its model
         "labels": [str],
         "weights": {"frozen": str},
     },
+    "evaluated_with?": {"data": {str: object}, "training": {str: object}},
     "base_model": str,
     "frozen_prefix_depth": (int, None),
 }
@@ -55,7 +57,8 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
         **{name: given[name] for name in ("dtype", "attn_implementation", "dropout")},
     )
     base = open_base(args)
-    columns = given.get("data.text_column_names", DataArguments.text_column_names)
+    record = _record(manifest)
+    columns = record["arguments"]["data"].get("text_column_names", DataArguments.text_column_names)
     name_labels(base, manifest["identity"]["labels"], unit_of(DataArguments(text_column_names=columns)))
     base.config.frozen_prefix_depth = manifest["frozen_prefix_depth"]
     model, tokenizer = load_model(base), load_tokenizer(base, given.get("data.max_length"))
@@ -71,10 +74,21 @@ def rebuild(checkpoint: Checkpoint, folder: Path, model_name_or_path: str | None
         with whole_folder(folder.resolve()) as staging:  # a link to an empty folder stays one
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
+            write_json(staging / RUN, record)
     except (OSError, SafetensorError) as error:
         _check_empty(folder)  # another process was first
         raise RunError(f"{folder}: the model cannot be written: {one_line(error)}; nothing of it is there") from error
     return model
+
+
+def _record(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What evaluation takes from a run.json; of results, of which a checkpoint has none of its own, nothing."""
+    identity, besides = manifest["identity"], manifest.get("evaluated_with", {"data": {}, "training": {}})
+    given = identity["arguments"]
+    data = {name.removeprefix("data."): value for name, value in given.items() if name.startswith("data.")}
+    data |= besides["data"] | {"label_names": identity["labels"] if len(identity["labels"]) > 1 else None}
+    training = besides["training"] | {"bf16": bool(given.get("training.bf16"))}
+    return {"arguments": {"data": data, "training": training}, "prefix": manifest.get("prefix")}
 
 
 def _check_empty(folder: Path) -> None:
@@ -106,6 +120,9 @@ def main() -> None:
         raise UserError(f"{damage}; a checkpoint-N folder is expected") from None
     rebuild(checkpoint, args.folder, args.model_name_or_path)
     print(f"step {checkpoint.step} of {args.checkpoint} as a whole model: {args.folder}")
+    if "evaluated_with" not in checkpoint.manifest:
+        told = "where its data are is not known: --do_eval takes --data_dir, --validation_file or --dataset_name"
+        print(f"note: {args.checkpoint} is of an earlier release, and {told}")
 
 
 if __name__ == "__main__":

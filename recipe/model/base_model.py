@@ -15,7 +15,7 @@ from recipe.arguments import MOST_TAILS, ModelArguments
 from recipe.errors import UserError
 from recipe.file_names import WEIGHTS
 from recipe.model.modeling import BertPairwiseCLSConfig
-from recipe.system.hub import has_copy, require_hub
+from recipe.system.hub import has_copy, is_repository, require_hub
 
 OURS = BertPairwiseCLSConfig.model_type
 KINDS = ("bert", "ernie", "electra", OURS)
@@ -129,7 +129,7 @@ def _is_local(name: str) -> bool:
             raise UserError(f"--model_name_or_path {name}: no config.json in it; {way}")
         _refuse_pointers(Path(name))
         return True
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not is_repository(name):
         owner = next((owner for start, owner in OWNERS.items() if name.startswith(start)), None)
         guess = f"; did you mean {owner}/{name}?" if owner and "/" not in name else ""
         raise UserError(

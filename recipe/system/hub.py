@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from recipe.errors import UserError
@@ -65,6 +66,40 @@ def has_copy(repo_id: str, files: Iterable[tuple[str, ...]]) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return all(any(isinstance(try_to_load_from_cache(repo_id, name), str) for name in names) for names in files)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name may be OWNER/NAME on the Hub, and is no path."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def in_cache(repo_id: str, name: str) -> Path | None:
+    """A file of a model's in the Hub's cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, name) if is_repository(repo_id) else None
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(flag: str, repo_id: str, name: str, cached: bool) -> Path | None:
+    """A file of a model's, from the Hub or, where that is out of reach, its cache; None where it is not there.
+
+    Raises:
+        UserError: as `require_hub`, or the Hub is gone meanwhile.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    if require_hub(flag, repo_id, "model", cached):
+        try:
+            return Path(patiently(lambda: HfApi().hf_hub_download(repo_id, name)))
+        except RemoteEntryNotFoundError:
+            return None
+        except Exception as error:
+            if not is_hubs(error) and not isinstance(error, OSError):
+                raise
+            raise UserError(f"{flag} {repo_id}: {name}: {_reason(error)}") from error
+    return in_cache(repo_id, name)
 
 
 def patiently(call: Callable[[], T]) -> T:

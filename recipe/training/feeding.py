@@ -16,6 +16,7 @@ from recipe.batches.tokens import SortedPairs, read_tokens
 from recipe.cache.cached_split import CachedSplit, PrefixState, describe_first_cut, prefix_state, recorded_state
 from recipe.cache.policy import cache_prefix
 from recipe.checkpoints.carried import carried
+from recipe.checkpoints.identity import evaluated_with
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.resuming import same_prefix
 from recipe.data.splits import Split, iterate, iterate_batches
@@ -76,6 +77,7 @@ def build(arguments: RecipeArguments, made: Prepared, checkpoint: Checkpoint | N
     trainer.carried = carried(checkpoint)
     trainer.run = {
         "identity": made.identity,
+        "evaluated_with": evaluated_with(arguments),
         "prefix": prefix._asdict(),
         "base_model": arguments.model.name,
         "frozen_prefix_depth": made.model.prefix_depth,

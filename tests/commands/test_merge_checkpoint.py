@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from recipe.arguments import ModelArguments
-from recipe.checkpoints.manifest import open_checkpoint
+from recipe.checkpoints.manifest import open_checkpoint, seal
+from recipe.command_line.parsing import parse
+from recipe.commands.evaluate import evaluate
 from recipe.commands.merge_checkpoint import main, rebuild
 from recipe.commands.train import train
 from recipe.errors import RunError, UserError
@@ -40,6 +42,38 @@ def test_any_checkpoint_becomes_the_model_of_its_step(arguments, tmp_path, monke
     assert first.config.id2label == {0: "different", 1: "same"}
     for folder in (tmp_path / "first", run):
         assert AutoTokenizer.from_pretrained(folder).model_max_length == 32  # --max_length
+
+
+def test_it_is_scored_on_the_runs_data_read_as_the_run_reads_them(arguments, tmp_path, pairs_dir, monkeypatch, capsys):
+    for split in ("train", "dev"):
+        text = (pairs_dir / f"{split}.json").read_text().replace("sentence1", "one").replace('"1"', '"yes"')
+        (tmp_path / f"{split}.json").write_text(text)
+    own = [f"--data_dir={tmp_path}", "--text_column_names=one,sentence2", "--label_names", "0", "yes"]
+    train(arguments("--max_length=12", "--learning_rate=1e-2", "--prefix_cache=on", *own))
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    monkeypatch.setattr(sys, "argv", ["merge_checkpoint", str(run / "checkpoint-9"), str(merged)])
+    capsys.readouterr()
+    main()
+    assert "note:" not in capsys.readouterr().out
+    shared = f"--prefix_cache_dir={tmp_path / 'cache'}"
+    found = evaluate(parse(["--do_eval", f"--model_name_or_path={merged}", "--use_cpu", shared]))
+    scores = json.loads((run / "all_results.json").read_text())
+    for name in ("accuracy", "loss", "roc_auc"):
+        assert found[f"eval_{name}"] == scores[f"eval_{name}"], name
+    assert "dev.json (validation)" in capsys.readouterr().out
+    assert json.loads((merged / "run.json").read_text()).keys() == {"arguments", "prefix"}  # and no results
+
+
+def test_what_a_checkpoint_of_an_earlier_release_does_not_tell_is_said(arguments, tmp_path, monkeypatch, capsys):
+    train(arguments("--max_length=12"))
+    checkpoint = open_checkpoint(tmp_path / "run" / "checkpoint-9")
+    del checkpoint.manifest["evaluated_with"]
+    seal(checkpoint.folder, {key: value for key, value in checkpoint.manifest.items() if key != "files"})
+    monkeypatch.setattr(sys, "argv", ["merge_checkpoint", str(checkpoint.folder), str(tmp_path / "merged")])
+    main()
+    assert "earlier release, and where its data are is not known: --do_eval takes --data_dir" in capsys.readouterr().out
+    parsed = parse(["--do_eval", f"--model_name_or_path={tmp_path / 'merged'}"])
+    assert (parsed.data.max_length, parsed.data.data_dir) == (12, None)
 
 
 def test_other_base_weights_are_refused(arguments, tmp_path, tiny_model):

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -59,11 +60,15 @@ def afqmc(tmp_path_factory):
     return folder
 
 
-def run(endpoint, tmp_path, *words):
+def command(endpoint, tmp_path, *words):
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    base = ["--max_length", "32", "--use_cpu", "--num_train_epochs", "2", "--prefix_cache", "off"]
-    command = [sys.executable, str(ROOT / "run_freeze.py"), *base, *words]
+    command = [sys.executable, str(ROOT / "run_freeze.py"), *words]
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run(endpoint, tmp_path, *words):
+    base = ["--max_length", "32", "--use_cpu", "--num_train_epochs", "2", "--prefix_cache", "off"]
+    return command(endpoint, tmp_path, *base, *words)
 
 
 @pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
@@ -194,6 +199,30 @@ def test_check_data_says_that_the_metadata_promise_other_rows(promised, capsys):
         "  rows          48 were read, where the data set's metadata says 50; a run refuses that",
     ]
     assert sum(line.startswith("  rows") for line in told) == 1  # validation has as many as it says
+
+
+def test_a_model_from_the_hub_is_scored_as_its_run_read_its_data(arguments, pairs_dir, tmp_path):
+    """Also where it is in the cache alone; of a model without run.json a line says so."""
+    train(arguments("--prefix_cache=on", "--max_length=12", "--learning_rate=1e-2"))
+    folder, scores = tmp_path / "run", json.loads((tmp_path / "run" / "all_results.json").read_text())
+    words = ["--do_eval", "--model_name_or_path=some/run", "--use_cpu", f"--prefix_cache_dir={tmp_path / 'cache'}"]
+
+    def evaluated(endpoint, *more):
+        done = command(endpoint, tmp_path, *words, *more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads((tmp_path / "outputs" / "freeze" / "eval_results.json").read_text())
+
+    with hub({"models/some/run": folder}) as endpoint:
+        told, found = evaluated(endpoint)
+        assert "is not known" not in told
+        assert (found["eval_loss"], found["eval_source"]) == (scores["eval_loss"], str(pairs_dir / "dev.json"))
+    assert evaluated("http://127.0.0.1:9")[1]["eval_loss"] == scores["eval_loss"]
+    (folder / "run.json").unlink()
+    shutil.rmtree(tmp_path / "home")
+    with hub({"models/some/run": folder}) as endpoint:
+        told, found = evaluated(endpoint, "--data_dir", str(pairs_dir), "--max_length", "32")
+    assert "note: some/run: no run.json with it: how its run read its data, and where they are, is not known" in told
+    assert found["eval_loss"] != scores["eval_loss"]
 
 
 def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
