@@ -28,7 +28,8 @@ from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.progress import Progress, say
 from recipe.process.signals import stop_requests
-from recipe.process.streams import write_out
+from recipe.process.streams import may_be_lost, write_out
+from recipe.process.text import shown
 from recipe.reporting.outputs import check_answers, check_free
 from recipe.system.distributed import from_first_rank
 from recipe.system.files import describe_free, remove_temporary, sync
@@ -37,7 +38,6 @@ from recipe.training.build import build_trainer
 from recipe.training.callbacks import AnswerLines
 from recipe.training.trainer import FreezeTrainer
 
-STANDARD_INPUT = "standard-input.jsonl"
 LOCK = ".predictions.lock"
 
 
@@ -64,20 +64,32 @@ def predict(arguments: RecipeArguments) -> None:
 
 
 def _predict(arguments: RecipeArguments, model: BertForPairwiseCLS, tokenizer: PreTrainedTokenizerBase) -> None:
-    args = arguments.training
+    args, streamed = arguments.training, arguments.data.test_file == "-"
     trainer = build_trainer(args, model, tokenizer)  # which may be refused, and costs less than reading
     with stop_requests(), _standard_input(arguments) as arguments:  # so that SIGTERM leaves no copy of the sentences
         split = require_split(arguments.data, arguments.data.eval_split or "test")
         check_labels(model, split, arguments.model.model_name_or_path)
-        if Path(arguments.data.test_file or "").name == STANDARD_INPUT:
-            for lines, _ in answer_lines(trainer, split, arguments.data.max_length):
-                if args.process_index == 0:
-                    write_out(lines)
+        if streamed:
+            _answer_standard_input(arguments, trainer, split)
             return
         partial = args.folder / PARTIAL_PREDICTIONS.format(_identity(arguments, trainer, split))
         rows = _complete(arguments, trainer, split, partial)
         if args.process_index == 0:
             _finish(arguments, split, partial, rows, list(model.config.id2label.values()))
+
+
+def _answer_standard_input(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split) -> None:
+    """Write the answers to standard output; what is to be said of them goes to standard error, behind the last."""
+    answered = cut = 0
+    for lines, more in answer_lines(trainer, split, arguments.data.max_length):
+        if arguments.training.process_index == 0:
+            write_out(lines)
+        answered, cut = answered + len(lines), cut + more
+    told = [f"note: {line}" for line in [*split.left_out(), *split.notes]]
+    for line in [*told, *describe_cut(split.source, cut, answered)]:
+        if arguments.training.process_index == 0:
+            with may_be_lost(sys.stderr):
+                print(shown(line.replace(str(arguments.data.test_file), "standard input")), file=sys.stderr)
 
 
 def _identity(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split) -> str:
@@ -160,7 +172,7 @@ def _standard_input(arguments: RecipeArguments) -> Iterator[RecipeArguments]:
     if sys.stdin is None:
         raise UserError("--test_file -: standard input is closed; JSON lines are expected there")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / STANDARD_INPUT
+        path = Path(folder) / "standard-input.jsonl"
         with open(path, "wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
         arguments.data.test_file = str(path)

@@ -88,6 +88,29 @@ def test_standard_input_to_standard_output(model, monkeypatch, capsys):
         predict(words(model, "--do_predict", "--test_file=-"))
 
 
+def test_what_standard_input_loses_is_told_on_standard_error(model, monkeypatch, capsys):
+    rows = [{"sentence1": "花呗" * 9, "sentence2": "借呗" * 9}, {"sentence1": " ", "sentence2": "a"}, *make_pairs(1)]
+
+    class Input:
+        buffer = io.BytesIO("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    monkeypatch.setattr(sys, "stdin", Input)
+    predict(words(model, "--do_predict", "--test_file=-", "--on_bad_row=skip"))
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["sentence1"] for line in out.splitlines()] == [rows[0]["sentence1"], rows[2]["sentence1"]]
+    assert err.splitlines() == [
+        "note: 1 bad rows left out, the first: standard input:2: sentence1 is empty",
+        "note: 1 of 2 pairs of standard input are cut at --max_length",
+    ]
+
+
+def test_a_file_is_answered_to_a_file_whatever_its_name(model, tmp_path, capsys):
+    path = write_jsonl(tmp_path / "standard-input.jsonl", make_pairs(2))
+    predict(words(model, "--do_predict", f"--test_file={path}"))
+    assert len((model / "predictions.jsonl").read_text().splitlines()) == 2
+    assert '"prediction"' not in capsys.readouterr().out
+
+
 def test_a_signal_leaves_no_copy_of_standard_input(model, monkeypatch, tmp_path):
     class Input:
         buffer = io.BytesIO('{"sentence1": "花呗", "sentence2": "借呗"}\n'.encode())
