@@ -48,7 +48,8 @@ def answer(
         for line in tokens.describe_cut(split.source):
             say(arguments.training, line)
     cached = _from_cache(arguments, model, tokens, split) if from_cache else None
-    return answer_pairs(trainer, cached or tokens.sorted_pairs())
+    answers = answer_pairs(trainer, cached or tokens.sorted_pairs())
+    return answers._replace(stored=cached is not None)
 
 
 def _from_cache(

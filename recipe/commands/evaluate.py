@@ -49,7 +49,8 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
         check_answers(folder, [results])
     split, answers, swapped, others = _answers(arguments)
     metrics = {f"eval_{key}": value for key, value in score(answers.logits, answers.labels).items()}
-    metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
+    if not answers.stored:  # else they would be the tail's, and not the model's
+        metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source, "eval_rows": split.rows}
     metrics |= {"eval_model_sha256": _sha256(arguments.model.name)}
     if swapped is not None:

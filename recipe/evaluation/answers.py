@@ -15,6 +15,7 @@ class Answers(NamedTuple):
     logits: np.ndarray  # (examples, labels)
     labels: np.ndarray  # (examples,), UNLABELLED where there is none
     seconds: float
+    stored: bool = False  # whether the frozen prefix's outputs were found, and what is above it alone was computed
 
     @property
     def regression(self) -> bool:

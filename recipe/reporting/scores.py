@@ -19,8 +19,9 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
         ("model", model.model_name_or_path),
         ("pairs", f"{scores['rows']:,} of {scores['source']} ({scores['split']})"),
         *(_correlation_rows(scores) if "pearson" in scores else _class_rows(scores)),
-        ("speed", f"{scores['samples_per_second']:,.0f} pairs a second"),
     ]
+    if "samples_per_second" in scores:
+        rows.append(("speed", f"{scores['samples_per_second']:,.0f} pairs a second"))
     lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
     return "\n".join([*lines, *([] if "pearson" in scores else _confusion(scores, names))])
 

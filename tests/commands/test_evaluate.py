@@ -38,6 +38,16 @@ def test_evaluation_scores_any_split_and_says_what_it_is_not(model, pairs_dir, c
         evaluate(words(model, "--do_eval", "--eval_split=test"))
 
 
+def test_a_speed_is_told_where_the_whole_model_was_run(arguments, tmp_path, capsys):
+    train(arguments("--prefix_cache=on"))
+    for cache, told in (("auto", False), ("off", True)):
+        shared = (f"--prefix_cache={cache}", f"--prefix_cache_dir={tmp_path / 'cache'}")
+        capsys.readouterr()
+        metrics = evaluate(words(tmp_path / "run", "--do_eval", *shared))
+        assert ("eval_samples_per_second" in metrics) == ("eval_runtime" in metrics) == told
+        assert ("\nspeed " in capsys.readouterr().out) == told
+
+
 def test_evaluation_asks_in_both_orders(model, pairs_dir, tmp_path, capsys):
     """Against a file with the sentences swapped by hand; a text's pairs with themselves are the same in both."""
     rows = [json.loads(line) for line in (pairs_dir / "dev.json").read_text().splitlines()]
