@@ -114,38 +114,65 @@ def recommend(rows: Sequence[Row], tolerance: float) -> str:
         return f"{best.name}: {best.mean('accuracy'):.2f}; there is nothing to compare it with."
     costs = {row.name: difference(best.right, row.right) or _NOTHING for row in rows if row is not best}
     within = [row for row in rows if row is best or costs[row.name].mean <= tolerance]
-    chosen = min(within, key=lambda row: (row.mean("trainable_parameters"), -row.mean("accuracy")))
+    chosen = min(within, key=lambda row: (_trained(row), -row.mean("accuracy")))
+    known = [row for row in rows if row is not best and costs[row.name] is not _NOTHING]
+    nearest = sorted(known, key=lambda row: costs[row.name].mean)
+    cheaper = [row for row in nearest if _trained(row) < _trained(chosen)]
     if chosen is best:
-        return _of_the_best(best, rows, costs, tolerance)
+        return _of_the_best(best, nearest, cheaper, costs, tolerance)
     cost = costs[chosen.name]
     against = _against_best(cost, best)
     if cost.half is None:
         return f"{_UNTOLD}: with a single one {chosen.name} has {against}. {_WANTED}"
-    if cost.mean + cost.half <= tolerance:
-        return f"{chosen.name} trains least within {tolerance:g} points: it has {against} ({_span(cost)})."
-    goes = f"goes beyond {tolerance:g}; {_would_tell(cost, tolerance - cost.mean)}"
-    return f"{_UNTOLD}: {chosen.name} has {against}, but the {_span(cost)} {goes}."
+    if cost.mean + cost.half > tolerance:
+        goes = f"goes beyond {tolerance:g}; {_would_tell(cost, tolerance - cost.mean)}"
+        return f"{_UNTOLD}: {chosen.name} has {against}, but the {_span(cost)} {goes}."
+    told = f"{chosen.name} trains least within {tolerance:g} points: it has {against} ({_span(cost)})."
+    open_ = [said for row in cheaper if (said := _undecided(row, costs[row.name], best, tolerance))]
+    return f"{told} Of what trains less they do not tell: {open_[0]}" if open_ else told
 
 
 _UNTOLD, _WANTED = "The seeds do not tell", "Three or more are wanted (--seeds)."
 
 
-def _of_the_best(best: Row, rows: Sequence[Row], costs: dict[str, Difference], tolerance: float) -> str:
-    """What is said where no mean that trains less is within the tolerance: whether the seeds show it of each."""
-    trained = best.mean("trainable_parameters")
-    tied = [row.name for row in rows if row is not best and row.mean("accuracy") == best.mean("accuracy")]
+def _trained(row: Row) -> float:
+    return row.mean("trainable_parameters")
+
+
+def _of_the_best(
+    best: Row, nearest: Sequence[Row], cheaper: Sequence[Row], costs: dict[str, Difference], tolerance: float
+) -> str:
+    """What is said where no mean that trains less is within the tolerance: whether the seeds show it of each.
+
+    And whether they show that what trains as much is behind the best, and what trains more no more than the tolerance
+    ahead of it.
+    """
+    tied = [row.name for row in nearest if row.mean("accuracy") == best.mean("accuracy")]
+    behind = [row for row in nearest if row not in cheaper and row.name not in tied]
     first = f"{best.name} is the best of these" + f", with {', '.join(tied)} as good" * bool(tied)
-    cheaper = [row for row in rows if row is not best and row.mean("trainable_parameters") < trained]
-    for row in sorted(cheaper, key=lambda row: costs[row.name].mean):
-        cost = costs[row.name]
-        if cost is _NOTHING:
-            continue
-        if cost.half is None:
-            return f"{_UNTOLD}: with a single one {row.name} has {_against_best(cost, best)}. {_WANTED}"
-        if cost.mean - cost.half <= tolerance:
-            reaches = f"reaches down to {tolerance:g} or below; {_would_tell(cost, cost.mean - tolerance)}"
-            return f"{_UNTOLD}: {row.name} has {_against_best(cost, best)}, but the {_span(cost)} {reaches}."
-    return f"{first}, and nothing that trains less is within {tolerance:g} points of it."
+    for row in cheaper:
+        if said := _undecided(row, costs[row.name], best, tolerance):
+            return f"{_UNTOLD}: {said}"
+    if cheaper:
+        first += f", and nothing that trains less is within {tolerance:g} points of it"
+    for row in behind:
+        limit = 0.0 if _trained(row) == _trained(best) else -tolerance
+        if said := _undecided(row, costs[row.name], best, limit):
+            return f"{first}. Of the others they do not tell: {said}" if cheaper else f"{_UNTOLD}: {said}"
+    if cheaper or not behind:
+        return f"{first}."
+    cost = costs[behind[0].name]
+    return f"{first}; {behind[0].name}, the next, has {cost.mean:.2f} points less ({_span(cost)})."
+
+
+def _undecided(row: Row, cost: Difference, best: Row, limit: float) -> str:
+    """What is said where the seeds do not show that a row costs more than `limit` points; nothing where they do."""
+    if cost.half is None:
+        return f"with a single one {row.name} has {_against_best(cost, best)}. {_WANTED}"
+    if cost.mean - cost.half > limit:
+        return ""
+    reaches = f"reaches down to {limit:g} or below; {_would_tell(cost, cost.mean - limit)}"
+    return f"{row.name} has {_against_best(cost, best)}, but the {_span(cost)} {reaches}."
 
 
 def _against_best(cost: Difference, best: Row) -> str:
