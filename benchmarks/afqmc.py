@@ -41,7 +41,8 @@ def add(model: str, folder: Path, name: str | None) -> None:
     """
     content = json.loads(DATA.read_text()) if DATA.exists() else {"majority": None, "points": []}
     record = json.loads((folder / RESULTS).read_text())
-    content["majority"] = record["majority"]
+    if record["majority"] is not None:  # of a sweep that was stopped it is not known yet
+        content["majority"] = record["majority"]
     points = {(each["key"], each["seed"]): each for each in content["points"]}
     for point in record["points"]:
         (path,) = (folder / PREDICTIONS).glob(f"*-{point['key'][:8]}-seed-{point['seed']}.npz")
@@ -58,7 +59,7 @@ def add(model: str, folder: Path, name: str | None) -> None:
         }
     content["points"] = list(points.values())
     lines = ",\n".join(json.dumps(point) for point in content["points"])
-    DATA.write_text(f'{{"majority": {content["majority"]}, "points": [\n{lines}\n]}}\n')
+    DATA.write_text(f'{{"majority": {json.dumps(content["majority"])}, "points": [\n{lines}\n]}}\n')
 
 
 def rows_of(points: list[dict[str, Any]]) -> list[Row]:
@@ -103,6 +104,8 @@ def main() -> None:
     parser.add_argument("--name", help="what its flags do not tell, such as a part of the model")
     args = parser.parse_args()
     if args.action == "add":
+        if args.folder is None:
+            parser.error("add: MODEL and FOLDER are expected, which weights these are and the sweep's output_dir")
         add(args.model, args.folder, args.name)
     else:
         show()

@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig
 
-from benchmarks import lora
+from benchmarks import afqmc, lora
 from benchmarks.batches import at_quantiles, epoch_batches, eval_batches, examples, lengths_of, make_model
 from benchmarks.loss_curves import draw, read_curve
 from benchmarks.report import TARGETS, compare, print_table
@@ -106,3 +107,26 @@ def test_a_loss_curve_is_what_the_trainer_logged(tmp_path):
     assert read_curve(tmp_path, "eval_loss") == [(1.0, 0.55)]
     draw({"float32": [tmp_path], "bfloat16": [tmp_path, tmp_path]}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stopped_sweeps_points_are_added_as_json_and_leave_the_majority(tmp_path, monkeypatch):
+    monkeypatch.setattr(afqmc, "DATA", tmp_path / "afqmc.json")
+    monkeypatch.setattr(afqmc, "PAIRS", 4)
+    point = {"key": "0123456789", "setting": {"freeze_layers": "0-9"}, "seed": 42}
+    (tmp_path / "predictions").mkdir()
+    answers = {"probabilities": np.eye(2)[[0, 1, 1, 0]], "labels": np.array([0, 1, 0, 0])}
+    np.savez(tmp_path / "predictions" / "freeze-01234567-seed-42.npz", **answers)
+    for majority, kept in ((None, None), (69.0, 69.0), (None, 69.0)):
+        (tmp_path / "sweep.json").write_text(json.dumps({"majority": majority, "points": [point]}))
+        afqmc.add("m", tmp_path, None)
+        content = json.loads((tmp_path / "afqmc.json").read_text())
+        assert (content["majority"], len(content["points"])) == (kept, 1)
+    (row,) = afqmc.rows_of([{**content["points"][0], "trainable_parameters": 1}])
+    assert row.right[42].tolist() == [True, True, False, True]
+
+
+def test_adding_nothing_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["afqmc", "add", "m"])
+    with pytest.raises(SystemExit, match="2"):
+        afqmc.main()
+    assert "add: MODEL and FOLDER are expected" in capsys.readouterr().err
