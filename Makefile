@@ -4,7 +4,7 @@ RUN ?=
 AGAINST ?=
 SPLIT ?=
 SPACE ?=
-DEPTHS ?= 8 10 11 12
+DEPTHS ?= $(if $(OVER),,8 10 11 12)
 OVER ?=
 SEEDS ?=
 TRIALS ?= 20
@@ -48,8 +48,8 @@ eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs
 predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's submission file (RUN=outputs/...)
 	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(call escaped,$(RUN)))
 
-sweep: $(VENV)/.ready ## settings compared by paired seeds, on the demo (CONFIG=..., DEPTHS="8 10 12" or OVER="flag=a,b ...", SEEDS="42 43")
-	$(BIN)/python -m recipe.studies.sweep $(call escaped,$(CONFIG)) $(if $(OVER),--over $(OVER),--depths $(DEPTHS)) $(if $(SEEDS),--seeds $(SEEDS))
+sweep: $(VENV)/.ready ## settings compared by paired seeds, on the demo (CONFIG=..., DEPTHS="8 10 12", OVER="flag=a,b ...", SEEDS="42 43")
+	$(BIN)/python -m recipe.studies.sweep $(call escaped,$(CONFIG)) $(if $(OVER),--over $(OVER)) $(if $(DEPTHS),--depths $(DEPTHS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on the demo (or CONFIG=..., TRIALS=20)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'

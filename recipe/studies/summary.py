@@ -66,8 +66,8 @@ def format_table(rows: Sequence[Row], reference: Row) -> str:
     wide = max(map(len, [flags, *names]))
     joined = any(row.together is not None for row in rows)
     head = f"{flags:<{wide}}{'trained':>13}{'accuracy':>10}{'+-':>6}{'seeds':>6}" + f"{'together':>10}" * joined
-    head += f"{'difference':>12}{'over seeds':>16}"
-    lines = [head + f"{'and pairs':>17}{'loss':>8}{'AUC':>7}{'core-min':>10}{'GB':>6}"]
+    head += f"{'difference':>12}{'over seeds':>17}"
+    lines = [head + f"{'and pairs':>18}{'loss':>8}{'AUC':>7}{'core-min':>10}{'GB':>6}"]
     for name, row in zip(names, rows, strict=True):
         half = "-" if row.half is None else f"{row.half:.2f}"
         both = f"{'-' if row.together is None else format(row.together, '.2f'):>10}" * joined
@@ -93,10 +93,10 @@ def format_table(rows: Sequence[Row], reference: Row) -> str:
 def _against(row: Row, reference: Row) -> str:
     found = None if row is reference else difference(row.right, reference.right)
     if found is None:
-        return f"{'-':>12}{'-':>16}{'-':>17}"
+        return f"{'-':>12}{'-':>17}{'-':>18}"
     over_seeds = "-" if found.half is None else f"{found.mean - found.half:+.2f} to {found.mean + found.half:+.2f}"
     over_pairs = f"{found.pairs[0]:+.2f} to {found.pairs[1]:+.2f}" + "*" * _alone(row, reference)
-    return f"{found.mean:>+12.2f}{over_seeds:>16}{over_pairs:>17}"
+    return f"{found.mean:>+12.2f} {over_seeds:>16} {over_pairs:>17}"
 
 
 def _alone(row: Row, reference: Row) -> bool:

@@ -8,6 +8,7 @@ Each point is an ordinary run, and is known by all that its result follows from:
 and more seeds or values train only what they add. Deeper prefixes come later, and go on from shallower ones' states.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from recipe.system.files import write_json
 from recipe.system.folder_lock import locked
 
 FIGURE = "sweep.png"
+CHOOSE_SEEDS = (40, 41)
 
 
 class Comparison(NamedTuple):
@@ -43,7 +45,7 @@ class Comparison(NamedTuple):
         tolerance: the accuracy, in points, that a recommended setting may cost.
         reference: `first` or `best`: from which setting differences are told.
         choose: a flag of `over`; its best value for each setting of the others is chosen by evaluation loss.
-        choose_seeds: with these seeds, which must not be among `seeds`.
+        choose_seeds: with these seeds, which must not be among `seeds`; CHOOSE_SEEDS where none are given.
     """
 
     seeds: Sequence[int] = (42, 43, 44)
@@ -52,7 +54,7 @@ class Comparison(NamedTuple):
     tolerance: float = 0.5
     reference: str = "first"
     choose: str | None = None
-    choose_seeds: Sequence[int] = (40, 41)
+    choose_seeds: Sequence[int] | None = None
 
 
 def sweep(words: Sequence[str], asked: Comparison) -> str:
@@ -78,7 +80,7 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
             check_free(folder / name, begun)
         record = open_record(folder)
         if parted:
-            losses = _train_all(words, folder, record, settings, asked.choose_seeds)
+            losses = _train_all(words, folder, record, settings, asked.choose_seeds or CHOOSE_SEEDS)
             kept = [min(group, key=lambda setting: losses[setting]) for group in parted]
             settings = [each for each in settings if each.setting in kept]
             tell(f"chosen by evaluation loss: {'; '.join(each.name for each in kept)}\n")
@@ -90,21 +92,27 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
         with staged(folder) as staging:
             draw_sweep(rows, record["majority"], staging / FIGURE)
     tell(f"\n{format_table(rows, reference_of(rows, asked.reference))}\n\n{told}\n\nfigure          {folder / FIGURE}")
-    tell("next            make tune, for the depth that you choose (--freeze_layers in configs/tune.yaml)")
+    mine = words[0] if words and not words[0].startswith("-") else None
+    where = f"CONFIG={shlex.quote(mine)}, with" if mine else "CONFIG=..., with these flags and"
+    tell(f"next            make tune {where} the setting that you choose in that file")
     return told
 
 
 def _check(asked: Comparison) -> None:
-    for seed in (*asked.seeds, *asked.choose_seeds):
+    choose_seeds = asked.choose_seeds or CHOOSE_SEEDS
+    for seed in (*asked.seeds, *choose_seeds):
         check_ranges({"seed": seed})
-    for flag, seeds in (("seeds", asked.seeds), ("choose_seeds", asked.choose_seeds)):
+    for flag, seeds in (("seeds", asked.seeds), ("choose_seeds", choose_seeds)):
         if len(set(seeds)) < len(seeds):
             raise UserError(
                 f"--{flag} {' '.join(map(str, seeds))}: a seed stands there twice; different ones are expected"
             )
     if not 0 <= asked.tolerance <= 100:
         raise UserError(f"--tolerance {asked.tolerance:g}: points of accuracy, 0 to 100, are expected")
-    both = set(asked.seeds) & set(asked.choose_seeds)
+    if asked.choose_seeds and not asked.choose:
+        shown = " ".join(map(str, asked.choose_seeds))
+        raise UserError(f"--choose_seeds {shown}: nothing is chosen; --choose with a flag of --over is expected")
+    both = set(asked.seeds) & set(choose_seeds)
     if asked.choose and both:
         raise UserError(f"--choose_seeds {min(both)}: reported too (--seeds); a choice by reported seeds flatters it")
 
@@ -150,7 +158,7 @@ def build_parser() -> OneLineParser:
         "--reference", choices=["first", "best"], default="first", help="what differences are told from"
     )
     parser.add_argument("--choose", help="a flag of --over whose best value is chosen by loss")
-    parser.add_argument("--choose_seeds", nargs="+", type=int, default=default.choose_seeds, help="with these")
+    parser.add_argument("--choose_seeds", nargs="+", type=int, help="with these; 40 and 41 by default")
     return parser
 
 

@@ -88,7 +88,7 @@ def tune(words: list[str], trials: int) -> dict[str, Any]:
             params, trial, tried = study.best_params, study.best_trial, study.trials
     pruned = sum(each.state.name == "PRUNED" for each in tried)
     metric = searched_by(args)
-    say(args, f"{f'best {metric}':<15} {trial.value:.4f} in trial {trial.number} of {len(tried)}")
+    say(args, f"{f'best {metric}':<15} {trial.value:.4f} in trial {trial.number + 1} of {len(tried)}")
     say(args, f"pruned          {pruned}")
     say(args, f"settings        {', '.join(f'{name} {value:.3g}' for name, value in params.items())}")
     say(args, f"note            validation was searched on, so this {metric} flatters the settings")
@@ -155,8 +155,9 @@ def best_yaml(words: list[str], study: Any) -> str:
                 values[name] = getattr(value, "value", value)
     metric = searched_by(arguments.training)
     values |= {**study.best_params, "output_dir": f"{arguments.training.output_dir}/best"}
+    number = study.best_trial.number + 1
     return (
-        f"{HEAD}{study.best_trial.number} of {len(study.trials)}: {metric} {study.best_value:.4f} on the validation\n"
+        f"{HEAD}{number} of {len(study.trials)}: {metric} {study.best_value:.4f} on the validation\n"
         "# split, which was searched on, so that it flatters these settings.\n"
         + yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
     )

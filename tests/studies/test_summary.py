@@ -115,6 +115,12 @@ def test_the_table_says_what_is_compared_with_what():
     assert reference_of(rows[::-1], "best") is rows[0]
 
 
+def test_wide_intervals_do_not_run_together():
+    rows = [make("a=1", 10.0, 60.0, 60.0), make("a=2", 60.0, 10.0, 60.0)]
+    found = format_table(rows, rows[1]).splitlines()[1].split()[5:12]
+    assert found == ["+0.00", "-124.21", "to", "+124.21", "-124.21", "to", "+124.21"]
+
+
 def test_an_interval_over_pairs_alone_is_marked():
     rows = [make("a=1", 72.0, 71.0), make("a=2", 70.0, 70.0), make("a=3", 60.0)]
     table = format_table(rows, rows[0]).splitlines()

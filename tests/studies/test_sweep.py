@@ -124,6 +124,7 @@ def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, mo
         (Comparison(tolerance=-1.0), r"--tolerance -1: points of accuracy, 0 to 100, are expected"),
         (Comparison(over=["max_length=32,100"]), r"^--max_length 100: the model has 64 positions"),
         (Comparison(over=['class_weights="1,3","1,2,3"']), r"^--class_weights 1,2,3: 'balanced', or a number"),
+        (Comparison(choose_seeds=[7, 8]), r"^--choose_seeds 7 8: nothing is chosen; --choose with a flag of --over is"),
         (Comparison(seeds=[-1]), r"--seed -1"),
         (Comparison(seeds=[1, 2, 1]), r"--seeds 1 2 1: a seed stands there twice; different ones are expected"),
     ],
@@ -162,6 +163,17 @@ def test_settings_are_compared_on_the_same_pairs(words, pairs_dir, tmp_path):
     other.write_text("".join((pairs_dir / "dev.json").read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"--over: validation_file=.*other.json has another validation split than val"):
         sweep(words, Comparison(over=[f"validation_file={pairs_dir / 'dev.json'},{other}"]))
+
+
+def test_a_search_goes_on_from_the_sweeps_own_file(words, tmp_path, capsys):
+    config = tmp_path / "my sweep.yaml"
+    config.write_text("".join(f"{word[2:].replace('=', ': ', 1)}\n" for word in words))
+    asked = Comparison(over=["freeze_layers=all"], seeds=[1])
+    for given, says in (([str(config)], f"CONFIG='{config}', with"), (words, "CONFIG=..., with these flags and")):
+        sweep(given, asked)
+        assert capsys.readouterr().out.endswith(
+            f"next            make tune {says} the setting that you choose in that file\n"
+        )
 
 
 def test_other_data_are_other_points(words, pairs_dir, tmp_path, monkeypatch):

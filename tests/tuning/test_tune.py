@@ -53,7 +53,9 @@ def test_a_search_is_by_the_metric_that_is_given(tiny_model, pairs_dir, tmp_path
     tune(words, 2)
     study = optuna.load_study(study_name="freeze", storage=f"sqlite:///{tmp_path / 'tune' / 'study.db'}")
     assert study.best_value == min(trial.value for trial in study.trials)
-    assert f"best loss       {study.best_value:.4f} in trial " in capsys.readouterr().out
+    number = [trial.value for trial in study.trials].index(study.best_value) + 1
+    assert f"best loss       {study.best_value:.4f} in trial {number} of 2\n" in capsys.readouterr().out
+    assert (tmp_path / "tune" / "best.yaml").read_text().startswith(f"# Trial {number} of 2: loss ")
     assert f"loss {study.best_value:.4f} on the validation" in (tmp_path / "tune" / "best.yaml").read_text()
 
 
