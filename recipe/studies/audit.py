@@ -30,7 +30,8 @@ from recipe.process.exiting import exit_on_error
 from recipe.process.streams import tell
 from recipe.process.text import shown
 from recipe.reporting.outputs import check_free, remove_run
-from recipe.studies.audit_report import DOUBTFUL, PAGE, Audit, line_of, write_audit
+from recipe.rows.columns import Columns
+from recipe.studies.audit_report import DOUBTFUL, PAGE, Audit, check_leave_out, line_of, write_audit, write_left_out
 from recipe.studies.planning import key_of, read_model
 from recipe.studies.points import keep_answers, read_answers
 from recipe.system.files import write_text
@@ -52,12 +53,10 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
     find_issues = _require_cleanlab()
     if not 2 <= folds <= 100:
         raise UserError(f"--folds {folds}: a whole number from 2 to 100 is expected")
-    for share in leave_out:
-        if not 0 < share < 1:
-            raise UserError(f"--leave_out {share:g}: a share of the pairs between 0 and 1 is expected")
     arguments = _parse(words)
     split = require_split(arguments.data, "train")
     pairs = list(iterate(split.pairs))
+    check_leave_out(leave_out, len(pairs))
     counts = Counter(pair["label"] for pair in pairs)
     for label, name in enumerate(split.label_names):
         if counts[label] < folds:
@@ -81,7 +80,8 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
         labels = np.array([pair["label"] for pair in pairs])
         places = find_issues(labels, found, return_indices_ranked_by="self_confidence", n_jobs=1)
         audited = Audit(places, found, labels)
-        write_audit(folder, split, pairs, audited, leave_out)
+        write_audit(folder, split, pairs, audited)
+        write_left_out(folder, arguments.data, split, pairs, audited, leave_out)
     return audited
 
 
@@ -154,7 +154,7 @@ def _train_fold(
     )
     for name, chosen in ((data.train_file, ~held), (data.validation_file, held)):
         rows = [pairs[int(number)] for number in np.flatnonzero(chosen)]
-        write_text(Path(str(name)), "".join(line_of(row, split) for row in rows))
+        write_text(Path(str(name)), "".join(line_of(row, split, Columns()) for row in rows))
     mine = arguments._replace(data=data, training=copy.copy(arguments.training))
     mine.training.output_dir = str(place)
     with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):

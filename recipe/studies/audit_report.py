@@ -1,15 +1,20 @@
 """What an audit found: doubtful pairs as JSON lines and as a page, and train files without the worst of them."""
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from recipe.data.splits import Split
+from recipe.arguments import DataArguments
+from recipe.data.opening import reads_files, require_split
+from recipe.data.splits import Split, iterate
+from recipe.errors import UserError
 from recipe.process.streams import tell
 from recipe.process.text import markdown, shown
+from recipe.rows.columns import Columns
 from recipe.system.files import write_text
 
 DOUBTFUL, PAGE = "doubtful.jsonl", "audit.md"
@@ -30,10 +35,22 @@ class Audit(NamedTuple):
     labels: np.ndarray
 
 
-def write_audit(
-    folder: Path, split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, leave_out: Sequence[float]
-) -> None:
-    """Write the doubtful pairs as JSON lines and as a page, and the training split without the worst of all pairs."""
+def check_leave_out(leave_out: Sequence[float], count: int) -> None:
+    """Check that each share of so many pairs leaves some out, and not all.
+
+    Raises:
+        UserError: one does not.
+    """
+    for share in leave_out:
+        if not 0 < share < 1:
+            raise UserError(f"--leave_out {share:g}: a share of the pairs between 0 and 1 is expected")
+        if not 0 < round(share * count) < count:
+            which = "none" if share < 0.5 else "all"
+            raise UserError(f"--leave_out {share:g}: {which} of {count:,} pairs; at least one and not all is expected")
+
+
+def write_audit(folder: Path, split: Split, pairs: Sequence[dict[str, Any]], audited: Audit) -> None:
+    """Write the doubtful pairs as JSON lines and as a page."""
     lines = [_doubtful(split, pairs, audited, int(place)) for place in audited.places]
     write_text(folder / DOUBTFUL, "".join(lines))
     share, right = len(lines) / len(pairs), audited.probabilities.argmax(-1) == audited.labels
@@ -49,12 +66,48 @@ def write_audit(
     for line in split.left_out():
         tell(f"\nleft out        {shown(line)}")
     tell(f"\ndoubtful        {folder / DOUBTFUL}: {said} as they stand\npage            {folder / PAGE}")
+
+
+def write_left_out(
+    folder: Path,
+    args: DataArguments,
+    split: Split,
+    pairs: Sequence[dict[str, Any]],
+    audited: Audit,
+    leave_out: Sequence[float],
+) -> None:
+    """Write the training split without the worst of all pairs, as the same flags read it.
+
+    Of data from the Hub also what these files are compared with, and on: the whole split, and the validation split.
+    """
+    columns = Columns.of(args)
     trust = np.take_along_axis(audited.probabilities, audited.labels[:, None], -1)[:, 0]
     for worst in leave_out:
         kept = np.sort(np.argsort(trust, kind="stable")[round(worst * len(pairs)) :])
         path = folder / f"train-without-{100 * worst:g}-percent.jsonl"
-        write_text(path, "".join(line_of(pairs[place], split) for place in kept))
+        write_text(path, "".join(line_of(pairs[place], split, columns) for place in kept))
         tell(f"left out        {path}: {len(kept):,} pairs, without those whose label has the lowest probability")
+    if not leave_out:
+        return
+    if not reads_files(args):
+        _write_whole(folder, args, split, pairs, columns)
+    if args.label_names is None and split.label_names != ["0", "1"]:
+        tell(f"note: these files are read with --label_names {shlex.join(split.label_names)}")
+
+
+def _write_whole(
+    folder: Path, args: DataArguments, split: Split, pairs: Sequence[dict[str, Any]], columns: Columns
+) -> None:
+    parts: list[tuple[Split, Iterable[dict[str, Any]]]] = [(split, pairs)]
+    try:
+        held = require_split(args, "validation")
+        parts.append((held, iterate(held.pairs)))
+    except UserError as error:  # an audit itself needs none
+        tell(f"note: no validation split is written: {error}")
+    for each, rows in parts:
+        path = folder / f"hub-{each.name}.jsonl"
+        write_text(path, "".join(line_of(row, each, columns) for row in rows))
+        tell(f"{each.name:<15} {path}: {each.rows:,} {each.unit}, all of {shown(each.source)}")
 
 
 def _doubtful(split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, place: int) -> str:
@@ -62,7 +115,7 @@ def _doubtful(split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, pla
     answer, label = int(chances.argmax()), int(audited.labels[place])
     of_answer, of_label = (round(float(chances[each]), 6) for each in (answer, label))
     more = {"number": place + 1, "prediction": split.label_names[answer], "probability": of_answer}
-    return line_of(pairs[place], split, **more, probability_of_label=of_label)
+    return line_of(pairs[place], split, Columns(), **more, probability_of_label=of_label)
 
 
 def _row(split: Split, pair: dict[str, Any], audited: Audit, place: int) -> str:
@@ -72,8 +125,9 @@ def _row(split: Split, pair: dict[str, Any], audited: Audit, place: int) -> str:
     return f"| {place + 1:,} | {texts} | {names[0]} | {names[1]} | {chances.max():.3f} |\n"
 
 
-def line_of(pair: dict[str, Any], split: Split, **more: Any) -> str:
+def line_of(pair: dict[str, Any], split: Split, columns: Columns, **more: Any) -> str:
     """One row of the split as a line of JSON, with its own id, its label's name and what `more` says."""
-    row = {key: pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None}
-    row |= {"id": json.loads(pair["id"])} if pair["id"] is not None else {}
-    return json.dumps({**row, "label": split.label_names[pair["label"]], **more}, ensure_ascii=False) + "\n"
+    sentences = [pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None]
+    row = dict(zip(columns.sentences, sentences, strict=False))
+    row |= {columns.ids[0]: json.loads(pair["id"])} if pair["id"] is not None else {}
+    return json.dumps({**row, columns.label: split.label_names[pair["label"]], **more}, ensure_ascii=False) + "\n"

@@ -1,12 +1,19 @@
 import json
+import os
+import subprocess
+import sys
 
+import datasets
 import numpy as np
 import pytest
 
 from recipe.errors import UserError
 from recipe.studies import audit as audit_module
 from recipe.studies.audit import assign_folds, audit
-from tests.utils import write_jsonl
+from recipe.studies.planning import plan
+from recipe.studies.settings import parse_over
+from tests.hub_server import hub
+from tests.utils import ROOT, write_jsonl
 
 TOPICS = ("花呗还款", "借呗提额", "余额提现", "账单分期", "芝麻信用", "红包退回")
 
@@ -96,6 +103,62 @@ def test_labels_that_answers_speak_against_are_doubtful(words, tmp_path, monkeyp
     assert "left out        1 bad rows left out, the first: " in capsys.readouterr().out
 
 
+COLUMNS = {"sentence1": "q1", "sentence2": "q2", "label": "same", "id": "number"}
+
+
+@pytest.mark.parametrize("form", ["usual", "own", "hub"])
+def test_a_sweep_compares_what_an_audit_leaves_out(words, tmp_path, monkeypatch, form):
+    rows, more = make_rows(40), []
+    if form != "usual":
+        rows = [{COLUMNS[key]: value for key, value in row.items()} for row in rows]
+        rows = [{**row, "same": ("no", "yes")[int(row["same"])]} for row in rows]
+        more = ["--text_column_names=q1,q2", "--label_column_name=same", "--id_column_name=number"]
+        more += ["--label_names", "no", "yes"]
+    monkeypatch.setattr(audit_module, "_train_fold", pretend_fold)
+    folder, data = tmp_path / "audit", tmp_path / "data"
+    data.mkdir()
+    for name, part in (("train", rows[:30]), ("dev", rows[30:])):
+        write_jsonl(data / f"{name}.jsonl", part)
+    words = [word for word in words if not word.startswith("--train_file")] + more
+    over = [f"train_file={data / 'train.jsonl'},{folder / 'train-without-10-percent.jsonl'}"]
+    if form == "hub":
+        (data / "dev.jsonl").rename(data / "validation.jsonl")
+        given = [*words, "--dataset_name=some/pairs", "--dataset_config_name=", "--folds=2", "--leave_out=0.1"]
+        with hub({"datasets/some/pairs": data}) as endpoint:
+            here = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+            command = [sys.executable, "-m", "recipe.studies.audit", *given]
+            subprocess.run(command, env={**os.environ, **here}, cwd=ROOT, check=True, timeout=300)
+        whole = [folder / f"hub-{name}.jsonl" for name in ("train", "validation")]
+        assert [json.loads(line) for line in whole[0].read_text().splitlines()] == rows[:30]
+        assert [json.loads(line) for line in whole[1].read_text().splitlines()] == rows[30:]
+        over = [over[0].replace(str(data / "train.jsonl"), str(whole[0])), f"validation_file={whole[1]}"]
+    else:
+        words.append(f"--data_dir={data}")
+        audit(words, 2, [0.1])
+        assert not list(folder.glob("hub-*"))
+    kept = [json.loads(line) for line in (folder / "train-without-10-percent.jsonl").read_text().splitlines()]
+    assert len(kept) == 27
+    assert all(row in rows[:30] for row in kept)
+    planned = plan(words, parse_over(over))
+    assert [each.validation[1] for each in planned] == [10, 10]
+
+
+def pretend_fold(arguments, split, pairs, held, path):
+    path.parent.mkdir(exist_ok=True)
+    chances = np.random.default_rng(0).random(held.sum())
+    np.savez(path, probabilities=np.stack([chances, 1 - chances], 1), labels=np.zeros(held.sum(), int))
+
+
+def test_labels_whose_names_the_data_say_are_told(words, tmp_path, monkeypatch, capsys):
+    rows = [{**row, "label": int(row["label"])} for row in make_rows(40)]
+    kinds = {name: datasets.Value("string") for name in ("sentence1", "sentence2")} | {"id": datasets.Value("int64")}
+    features = datasets.Features(kinds | {"label": datasets.ClassLabel(names=["no", "yes"])})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    monkeypatch.setattr(audit_module, "_train_fold", pretend_fold)
+    audit([*words, f"--train_file={tmp_path / 'train.parquet'}"], 2, [0.1])
+    assert "note: these files are read with --label_names no yes\n" in capsys.readouterr().out
+
+
 def test_repeats_and_swapped_pairs_are_in_one_fold_and_labels_in_all():
     pairs = [{"sentence1": f"a{n % 20}", "sentence2": f"b{n % 20}", "label": n % 2} for n in range(40)]
     pairs += [{**pair, "sentence1": pair["sentence2"], "sentence2": pair["sentence1"]} for pair in pairs[:10]]
@@ -148,6 +211,8 @@ def test_what_follows_evaluations_or_asks_for_other_scores_is_refused(words, tmp
         (50, [], "--folds 50: .*train.jsonl has [0-9]+ pairs of label 0; each fold must have one"),
         (5, [1.0], "--leave_out 1: a share of the pairs between 0 and 1 is expected"),
         (5, [float("nan")], "--leave_out nan: "),
+        (5, [0.1, 0.001], "--leave_out 0.001: none of 60 pairs; at least one and not all is expected"),
+        (5, [0.999], "--leave_out 0.999: all of 60 pairs; "),
     ],
 )
 def test_what_cannot_be_meant(words, tmp_path, folds, shares, says):
