@@ -18,13 +18,13 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from recipe.arguments import RecipeArguments
+from recipe.arguments import DataArguments, RecipeArguments
 from recipe.batches.tokenization import tokenize
 from recipe.batches.tokens import read_tokens
 from recipe.cache.collator import collate
 from recipe.command_line.parsing import parse
 from recipe.data.opening import require_split
-from recipe.data.splits import Split, iterate_batches
+from recipe.data.splits import Split, iterate_batches, unit_of
 from recipe.errors import RunError
 from recipe.model.loading import check_labels, load_fine_tuned
 from recipe.model.modeling import BertForPairwiseCLS
@@ -135,14 +135,15 @@ def _export_onnx(source: Source, found: Exported) -> str:
         source.model.config.save_pretrained(staging)
         source.tokenizer.save_pretrained(staging)
         shutil.copy(Path(__file__).with_name(SCRIPT), staging / SCRIPT)
-        _add_max_length(staging / "config.json", source.arguments.data.max_length)
+        _add_reading(staging / "config.json", source.arguments.data)
         publish(staging, folder, last=(ONNX,))
     return format_int8(full.logits, int8.logits, np.concatenate([batch["labels"].numpy() for batch in source.batches]))
 
 
-def _add_max_length(path: Path, max_length: int) -> None:
-    """Tell the script how many tokens a pair may have, which is the run's and not the model's."""
-    config = json.loads(path.read_text(encoding="utf-8")) | {"max_length_of_run": max_length}
+def _add_reading(path: Path, data: DataArguments) -> None:
+    """Tell the script what a row is, and how many tokens it may have, which is the run's and not the model's."""
+    reading = {"max_length_of_run": data.max_length, "unit_of_run": unit_of(data)}
+    config = json.loads(path.read_text(encoding="utf-8")) | reading
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

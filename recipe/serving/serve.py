@@ -3,12 +3,13 @@
 
 python serve.py < pairs.jsonl     # {"sentence1": ..., "sentence2": ...}; --int8 for the small model
 
-A model of single sentences takes rows without sentence2.
+A model of single sentences takes rows with sentence1 and without sentence2. What else is in a row is carried along.
 """
 
 import json
 import signal
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,11 @@ HERE = Path(__file__).parent
 CONFIG = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
 NAMES = [CONFIG["id2label"][str(label)] for label in range(len(CONFIG["id2label"]))]
 SCORES = len(NAMES) == 1  # a regression
-BATCH, MAX_LENGTH = 64, CONFIG.get("max_length_of_run", 128)
+BATCH, MAX_LENGTH = 64, CONFIG["max_length_of_run"]
+KEYS = ("sentence1", "sentence2") if CONFIG["unit_of_run"] == "pairs" else ("sentence1",)
+EXPECTED = "JSON with text that can be seen as " + ("sentence1 and sentence2" if len(KEYS) > 1 else "sentence1 alone")
+UNSEEN = {"Cc", "Cf", "Co", "Mn", "Zl", "Zp", "Zs"}  # as recipe.rows.sentences has it
+BLANK = "\ufffd\u115f\u1160\u2800\u3164\uffa0"
 
 session = onnxruntime.InferenceSession(HERE / ("model_int8.onnx" if "--int8" in sys.argv[1:] else "model.onnx"))
 tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
@@ -51,12 +56,20 @@ def read_pairs(lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], tuple[s
             continue
         try:
             row = json.loads(line)
-            texts = [row[key] for key in ("sentence1", "sentence2") if key in row or key == "sentence1"]
+            texts = [row[key] for key in KEYS]
             "".join(texts).encode()  # which half a character cannot be
+            good = all(map(seen, texts)) and ("sentence2" in row) == ("sentence2" in KEYS)
         except (ValueError, TypeError, KeyError):
+            good = False
+        if not good:
             said = line.strip()[:80].decode(errors="replace")
-            refuse(f"standard input:{number}: {said!r}: JSON with text as sentence1 and sentence2 is expected")
+            refuse(f"standard input:{number}: {said!r}: {EXPECTED} is expected")
         yield row, (texts[0], texts[1]) if len(texts) > 1 else texts[0]
+
+
+def seen(text: str) -> bool:
+    """Whether there is something in a sentence that takes ink."""
+    return any(unicodedata.category(each) not in UNSEEN and each not in BLANK for each in text)
 
 
 def refuse(problem: str) -> NoReturn:

@@ -1,8 +1,10 @@
+import ast
 import json
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from recipe.command_line.parsing import parse
 from recipe.commands.predict import predict
 from recipe.commands.train import train
 from recipe.errors import RunError, UserError
+from recipe.rows import sentences
 from recipe.serving import export as export_module
 from recipe.serving.export import export
 from recipe.serving.onnx_form import INPUTS
 from recipe.system.folder_lock import locked
-from tests.utils import make_scored, write_jsonl
+from tests.utils import make_pairs, make_scored, write_jsonl
 
 
 def words(run, *more):
@@ -126,10 +129,14 @@ def test_the_script_needs_neither_torch_nor_transformers(run, pairs_dir, tmp_pat
 
 def test_what_the_script_cannot_answer_is_one_line_with_its_place(run):
     export(words(run))
-    pair, expected = b'{"sentence1": "a", "sentence2": "b"}\n', "JSON with text as sentence1 and sentence2 is expected"
+    pair = b'{"sentence1": "a", "sentence2": "b"}\n'
+    expected = "JSON with text that can be seen as sentence1 and sentence2 is expected"
     for line, said in [
         (b"a,b", "'a,b'"),
         ('{"问题一": "a"}'.encode(), """'{"问题一": "a"}'"""),
+        (b'{"sentence1": "a"}', """'{"sentence1": "a"}'"""),
+        (b'{"sentence1": "a", "sentence2": " \\u3000\\u200b"}', None),
+        (b'{"sentence1": "", "sentence2": ""}', None),
         (b'{"sentence1": "a", "sentence2": null}', """'{"sentence1": "a", "sentence2": null}'"""),
         (b'{"sentence1": "\\ud800", "sentence2": "b"}', None),
         (b'["a", "b"]', None),
@@ -145,6 +152,31 @@ def test_what_the_script_cannot_answer_is_one_line_with_its_place(run):
         b"serve.py: error: pairs.jsonl: --int8 is the only flag; pairs come on standard input"
     )
     assert serve(run, input=b"").stdout == b""
+
+
+def test_a_model_of_single_sentences_takes_no_second_one(arguments, tmp_path):
+    for split, count in (("train", 40), ("dev", 20)):
+        rows = [{"sentence1": row["sentence1"], "label": row["label"]} for row in make_pairs(count, count)]
+        write_jsonl(tmp_path / f"{split}.json", rows)
+    train(arguments("--prefix_cache=off", f"--data_dir={tmp_path}", "--text_column_names=sentence1"))
+    run = tmp_path / "run"
+    export(words(run))
+    done = serve(run, input=b'{"sentence1": "a", "note": 1}\n')
+    assert (done.returncode, json.loads(done.stdout)["note"]) == (0, 1)
+    for line in (b'{"sentence1": "a", "sentence2": "b"}', b'{"sentence1": " "}', b'{"sentence2": "b"}'):
+        done = serve(run, input=line)
+        assert (done.returncode, done.stdout) == (2, b"")
+        told = f"standard input:1: {line.decode()!r}: JSON with text that can be seen as sentence1 alone is expected\n"
+        assert done.stderr.decode() == f"serve.py: error: {told}"
+
+
+def test_the_script_and_the_recipe_agree_on_what_can_be_seen():
+    source = Path(export_module.__file__).with_name("serve.py").read_text()
+    constants = dict(re.findall(r"^(UNSEEN|BLANK) = (.*?)(?:  #.*)?$", source, re.MULTILINE))
+    assert {name: ast.literal_eval(text) for name, text in constants.items()} == {
+        "UNSEEN": sentences.UNSEEN,
+        "BLANK": sentences.BLANK,
+    }
 
 
 def test_the_script_ends_by_a_signal_or_a_closed_pipe_without_a_word(run):
