@@ -1,6 +1,7 @@
 """The end of a run: its model is written before anything else, then scored, then its results, and its card last."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from recipe.system.distributed import together
 from recipe.system.files import sha256_of
 from recipe.training.trainer import FreezeTrainer
 
+LOADED = re.compile(r'^((?:classify|score) = pipeline\("text-classification", )"(?:[^"\\]|\\.)*"', re.MULTILINE)
 RECORDS = (RUN, STATE, SCORES)  # which may name folders: of the data, of checkpoints, of the model compared with
 TENSORBOARD = "runs/*/events.out.tfevents.*"  # what --report_to tensorboard leaves in output_dir
 
@@ -165,7 +167,8 @@ def push(trainer: FreezeTrainer) -> None:
     own: dict[str, Any] = {"repo_id": trainer.hub_model_id, "token": args.hub_token, "revision": args.hub_revision}
     try:
         trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
-        commit = HfApi().create_commit(operations=_pushed(args.folder), commit_message="A fine-tuned model", **own)
+        files = _pushed(args.folder, str(trainer.hub_model_id))
+        commit = HfApi().create_commit(operations=files, commit_message="A fine-tuned model", **own)
     except Exception as error:
         raise RunError(
             f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
@@ -174,8 +177,8 @@ def push(trainer: FreezeTrainer) -> None:
     say(args, f"pushed          {without_logins(commit.repo_url.url)}")
 
 
-def _pushed(folder: Path) -> list[CommitOperationAdd]:
-    """The files as they go to the Hub: a record that names places of this machine without them, others as they are."""
+def _pushed(folder: Path, repo_id: str) -> list[CommitOperationAdd]:
+    """The files as they go to the Hub: records without places of this machine, the card with the model's name there."""
     found: list[CommitOperationAdd] = []
     for path in [*(folder / name for name in NAMES), *sorted(folder.glob(TENSORBOARD))]:
         if not path.is_file():
@@ -185,6 +188,8 @@ def _pushed(folder: Path) -> list[CommitOperationAdd]:
             content = json.loads(path.read_text("utf-8"))
             public = without_places(content)
             sent = path if public == content else json.dumps(public, indent=2).encode()
+        elif path.name == CARD:
+            sent = LOADED.sub(lambda line: line[1] + json.dumps(repo_id), path.read_text("utf-8")).encode()
         found.append(CommitOperationAdd(path.relative_to(folder).as_posix(), sent))
     return found
 

@@ -14,7 +14,7 @@ from recipe.data.splits import Split, iterate, unit_of
 from recipe.evaluation.answers import Answers
 from recipe.evaluation.metrics import by_name, decimals
 from recipe.file_names import CARD, CONFUSION, CURVE, RELIABILITY, SCATTER
-from recipe.process.text import fenced, markdown
+from recipe.process.text import fenced, markdown, without_places
 from recipe.reporting.console import RunReport, describe_memory, format_plan
 from recipe.reporting.figures import draw_confusion, draw_learning_curve, draw_reliability, draw_scatter
 from recipe.reporting.scores import format_threshold
@@ -89,6 +89,7 @@ def _content(arguments: RecipeArguments, report: RunReport, scored: Scored | Non
     return {
         "metadata": _metadata(arguments, report, partial),
         "name": _name(arguments),
+        "place": without_places(str(arguments.training.folder)),
         "base": Path(base).name if Path(base).exists() else base,
         "frozen": 1 - report.plan.trainable / report.plan.parameters,
         "scores": scores,

@@ -97,12 +97,16 @@ def test_a_push_takes_the_runs_own_files_and_no_answers(arguments, beside, tmp_p
     found = {path.relative_to(pushed).as_posix() for path in pushed.rglob("*") if path.is_file()}
     assert [name for name in found - set(NAMES) if "/events.out.tfevents." not in name] == []
     assert set(NAMES) - found == {SCATTER}
-    for name in found - {"run.json", "trainer_state.json", "eval_results.json"}:
+    for name in found - {"run.json", "trainer_state.json", "eval_results.json", "README.md"}:
         assert (pushed / name).read_bytes() == (beside / name).read_bytes()
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
         assert b"hf_secret" not in path.read_bytes(), path
     card = (pushed / "README.md").read_text()
-    assert "## What was frozen" in card
+    here = (beside / "README.md").read_text()
+    assert card == here.replace(
+        'pipeline("text-classification", "run",', 'pipeline("text-classification", "someone/run",'
+    )
+    assert '"someone/run"' in card
     assert "python run_freeze.py --seed 1 --output_dir=run --data_dir data --push_to_hub\n" in card
 
 

@@ -46,6 +46,7 @@ def test_the_card_can_be_published_as_it_is(arguments, tmp_path, pairs_dir, name
 def test_the_cards_own_lines_answer_as_the_run_does_also_pairs_that_are_cut(arguments, tmp_path, pairs_dir):
     train(arguments("--model_card=true", "--max_length=12", "--learning_rate=1e-2", "--prefix_cache=off"))
     run = tmp_path / "run"
+    assert str(tmp_path) not in (run / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", (run / "README.md").read_text(), re.DOTALL)
     with contextlib.chdir(tmp_path):
         exec(code, names := {})
@@ -58,6 +59,14 @@ def test_the_cards_own_lines_answer_as_the_run_does_also_pairs_that_are_cut(argu
     found = [names["classify"]({"text": pair["sentence1"], "text_pair": pair["sentence2"]}) for pair in pairs]
     assert [each["label"] for each in found] == [row["prediction"] for row in expected]
     assert [each["score"] for each in found] == pytest.approx([row["probability"] for row in expected], abs=1e-6)
+
+
+def test_a_card_loads_the_model_from_where_its_run_was_told_to_write_it(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(arguments("--model_card=true", "--output_dir=outputs/我的", "--eval_strategy=no"))
+    card = (tmp_path / "outputs" / "我的" / "README.md").read_text()
+    assert 'pipeline("text-classification", "outputs/我的", trust_remote_code=True, truncation=True)\n' in card
+    assert "\n# 我的\n" in card
 
 
 def test_a_card_names_the_part_of_the_split_that_was_scored(arguments, tmp_path, pairs_dir):
