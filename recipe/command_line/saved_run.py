@@ -20,6 +20,7 @@ from recipe.system.hub import fetch, has_copy, in_cache, is_repository
 from recipe.system.json_files import read_json
 
 FILES = ("data_dir", "train_file", "validation_file", "test_file")
+LIMITS = ("max_train_samples", "max_eval_samples")  # of those files
 
 
 def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def saved_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     saved = _data_arguments(path)
     found |= _types(path)
     if any(values.get(key) for key in FILES):  # files that are named replace all of those that the run was trained on
-        saved = {key: value for key, value in saved.items() if key not in FILES}
+        saved = {key: value for key, value in saved.items() if key not in (*FILES, *LIMITS)}
     own = {"output_dir": name} if Path(name).is_dir() else {}
     return {**found, **own, **saved}
 

@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from recipe.arguments import ModelArguments, RecipeArguments
 from recipe.command_line.saved_run import describe_other_types, describe_unrecorded, max_length_of
 from recipe.commands.answering import answer
-from recipe.data.opening import require_split
+from recipe.data.opening import limited, require_split
 from recipe.data.pairs import UNLABELLED
 from recipe.data.splits import Split, iterate
 from recipe.errors import Damaged, Missing, UserError
@@ -52,6 +52,8 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     if not answers.stored:  # else they would be the tail's, and not the model's
         metrics |= {"eval_runtime": answers.seconds, "eval_samples_per_second": split.rows / answers.seconds}
     metrics |= {"eval_split": name, "eval_source": split.source, "eval_rows": split.rows}
+    for limit in limited(arguments.data, split):
+        metrics["eval_limit"] = limit
     metrics |= {"eval_model_sha256": _sha256(arguments.model.name)}
     if swapped is not None:
         metrics |= {f"eval_{key}": value for key, value in _both_orders(answers, swapped).items()}

@@ -18,7 +18,7 @@ from recipe.arguments import RecipeArguments
 from recipe.batches.tokens import describe_cut
 from recipe.checkpoints.identity import make_identity
 from recipe.commands.answering import answer_lines, rows_at_once
-from recipe.data.opening import require_split
+from recipe.data.opening import limited, require_split
 from recipe.data.splits import Split
 from recipe.errors import RunError, Stopped, UserError
 from recipe.evaluation.predictions import append, keep_whole
@@ -149,18 +149,11 @@ def _finish(arguments: RecipeArguments, split: Split, partial: Path, rows: int, 
         submission = submit(arguments.data, partial, split, own_names)
     os.replace(partial, path)
     sync(path.parent)
-    what = "; ".join([split.source, *_limit(arguments, split), *split.left_out(), *split.notes])
+    what = "; ".join([split.source, *limited(arguments.data, split), *split.left_out(), *split.notes])
     say(args, f"predictions     {path}: {rows:,} {split.unit} of {what}")
     if submission is not None:
         say(args, submission)
     say(args, f"next            make export RUN={shlex.quote(arguments.model.name)}")
-
-
-def _limit(arguments: RecipeArguments, split: Split) -> list[str]:
-    """The flag by which rows behind these were not answered; nothing where all were."""
-    flag = {"train": "max_train_samples", "validation": "max_eval_samples"}.get(split.name)
-    limited = flag is not None and getattr(arguments.data, flag) == split.rows
-    return [f"no more, by --{flag} {split.rows}"] if limited else []
 
 
 @contextlib.contextmanager

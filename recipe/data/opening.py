@@ -26,6 +26,13 @@ def open_split(args: DataArguments, name: str) -> Split | None:
     return None if reads_files(args) else open_hub(args, name, limit)
 
 
+def limited(args: DataArguments, split: Split) -> list[str]:
+    """The flag by which rows behind these were not read; nothing where all were."""
+    flag = {"train": "max_train_samples", "validation": "max_eval_samples"}.get(split.name)
+    found = flag is not None and getattr(args, flag) == split.rows
+    return [f"no more, by --{flag} {split.rows}"] if found else []
+
+
 def reads_files(args: DataArguments) -> bool:
     """Whether the data are local files, and not the Hub's."""
     return any([args.data_dir, args.train_file, args.validation_file, args.test_file])

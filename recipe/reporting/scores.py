@@ -15,9 +15,10 @@ from recipe.process.text import shown
 def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: list[str]) -> str:
     """The table of a saved model's scores; of classes with the confusion matrix."""
     scores = by_name(metrics)
+    limit = f"; {scores['limit']}" if "limit" in scores else ""
     rows = [
         ("model", model.model_name_or_path),
-        ("pairs", f"{scores['rows']:,} of {scores['source']} ({scores['split']})"),
+        ("pairs", f"{scores['rows']:,} of {scores['source']} ({scores['split']}){limit}"),
         *(_correlation_rows(scores) if "pearson" in scores else _class_rows(scores)),
     ]
     if "samples_per_second" in scores:

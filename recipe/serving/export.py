@@ -23,7 +23,7 @@ from recipe.batches.tokenization import tokenize
 from recipe.batches.tokens import read_tokens
 from recipe.cache.collator import collate
 from recipe.command_line.parsing import parse
-from recipe.data.opening import require_split
+from recipe.data.opening import limited, require_split
 from recipe.data.splits import Split, iterate_batches, unit_of
 from recipe.errors import RunError
 from recipe.model.loading import check_labels, load_fine_tuned
@@ -106,7 +106,8 @@ def export(arguments: RecipeArguments) -> Exported:
         old = f"; {args.folder / 'stock'} is of an earlier model" if (args.folder / "stock").exists() else ""
         say(args, f"stock           not written: {model.config.num_tails} tails have no place in a stock BERT{old}")
     parts = ", ".join(f"{name} within {value:.1e}" for name, value in found.differences.items())
-    say(args, f"checked         logits of {len(mine.logits):,} pairs of {split.source}: {parts}")
+    what = "; ".join([split.source, *limited(arguments.data, split), *split.left_out()])
+    say(args, f"checked         logits of {len(mine.logits):,} pairs of {what}: {parts}")
     say(args, "pairs a second  " + ", ".join(f"{name} {value:,.0f}" for name, value in found.speeds.items()))
     say(args, int8)
     return found

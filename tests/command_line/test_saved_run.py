@@ -30,6 +30,16 @@ def test_the_data_a_model_was_trained_on_are_defaults(tmp_path):
     assert (arguments.data.data_dir, arguments.data.test_file, arguments.data.max_length) == (None, "t.json", 16)
 
 
+def test_a_limit_on_the_runs_data_is_none_on_other_data(tmp_path):
+    record = {"arguments": {"data": {"data_dir": "d", "max_eval_samples": 5, "max_train_samples": 7}}}
+    limits = [
+        (found.data.max_train_samples, found.data.max_eval_samples)
+        for words in ([], ["--validation_file=v.json"], ["--validation_file=v.json", "--max_eval_samples=3"])
+        for found in [evaluated(tmp_path, record, *words)]
+    ]
+    assert limits == [(7, 5), (None, None), (None, 3)]
+
+
 def test_a_record_from_elsewhere_sets_nothing_but_the_data(tmp_path):
     foreign = {"do_train": True, "output_dir": "/elsewhere", "push_to_hub": True, "model_name_or_path": "x/y"}
     foreign |= {"prefix_cache_dir": "/elsewhere", "scores": False, "resume": "never", "data_dir": "d"}

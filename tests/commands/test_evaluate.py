@@ -38,6 +38,16 @@ def test_evaluation_scores_any_split_and_says_what_it_is_not(model, pairs_dir, c
         evaluate(words(model, "--do_eval", "--eval_split=test"))
 
 
+def test_scores_of_a_part_of_a_split_are_said_to_be_so(arguments, tmp_path, pairs_dir, capsys):
+    train(arguments("--prefix_cache=off", "--max_eval_samples=5"))
+    found = evaluate(words(tmp_path / "run", "--do_eval"))
+    told = f"\npairs           5 of {pairs_dir / 'dev.json'} (validation); no more, by --max_eval_samples 5\n"
+    assert told in capsys.readouterr().out
+    assert found["eval_limit"] == "no more, by --max_eval_samples 5"
+    found = evaluate(words(tmp_path / "run", "--do_eval", f"--validation_file={pairs_dir / 'dev.json'}"))
+    assert (found["eval_rows"], "eval_limit" in found) == (30, False)
+
+
 def test_a_speed_is_told_where_the_whole_model_was_run(arguments, tmp_path, capsys):
     train(arguments("--prefix_cache=on"))
     for cache, told in (("auto", False), ("off", True)):

@@ -217,6 +217,9 @@ def test_another_runs_folder_is_left_alone(run):
 
 def test_pairs_without_labels_tell_how_many_are_answered_alike(run, capsys):
     run = run.rename(run.parent / "my run")
+    export(words(run, "--max_eval_samples=20"))
+    told = capsys.readouterr().out
+    assert re.search(r"checked +logits of 20 pairs of \S+dev.json; no more, by --max_eval_samples 20: stock", told)
     export(words(run, "--eval_split=test"))
     told = capsys.readouterr().out
     assert "of the pairs are answered alike; they have no labels" in told
