@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from recipe.data.splits import Split
+
 Example = dict[str, Any]
 
 
@@ -35,9 +37,9 @@ class Tokens(NamedTuple):
         """All pairs, for evaluation."""
         return SortedPairs(self.lengths, self.example)
 
-    def describe_cut(self, source: str) -> list[str]:
-        """How many pairs were cut, where some were."""
-        return describe_cut(source, self.cut, len(self.labels))
+    def describe_cut(self, split: Split) -> list[str]:
+        """How many of a split's pairs, or sentences, were cut, where some were."""
+        return describe_cut(split.source, split.unit, self.cut, len(self.labels))
 
     def example(self, index: int) -> Example:
         """One pair as `tokenize` gives it."""
@@ -72,9 +74,9 @@ def read_tokens(batches: Iterator[dict[str, list[Any]]]) -> Tokens:
     return Tokens(ids, types, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]), labels, cut)
 
 
-def describe_cut(source: str, cut: int, pairs: int, which: str = "") -> list[str]:
-    """How many of `pairs` were cut, where some were; `which` of the split's pairs those are, if not all."""
-    return [f"note: {cut:,} of {which}{pairs:,} pairs of {source} are cut at --max_length"] if cut else []
+def describe_cut(source: str, unit: str, cut: int, rows: int, which: str = "") -> list[str]:
+    """How many of `rows` were cut, where some were; `which` of the split's rows those are, if not all."""
+    return [f"note: {cut:,} of {which}{rows:,} {unit} of {source} are cut at --max_length"] if cut else []
 
 
 class SortedPairs(Dataset):

@@ -66,9 +66,9 @@ class PrefixCache:
 
 
 def describe_first_cut(split: Split) -> list[str]:
-    """How many of the first pairs of a split, which is read as it is trained on, were cut."""
+    """How many of the first rows of a split, which is read as it is trained on, were cut."""
     cut = next(iterate_batches(split.examples), {"cut": []})["cut"]
-    return describe_cut(split.source, sum(cut), len(cut), "the first " * (len(cut) < split.rows))
+    return describe_cut(split.source, split.unit, sum(cut), len(cut), "the first " * (len(cut) < split.rows))
 
 
 class CachedSplit(NamedTuple):

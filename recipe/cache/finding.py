@@ -110,7 +110,7 @@ def _tell(job: Encoding, missing: Tensor, store: Store | None, seconds: float, a
         size = rows * job.key.row_bytes / GIGABYTE
         say(args, f"prefix cache: {job.source} found, {size:.2f} GB; it saves {saved:.0f} s of encoding")
         return
-    new = f"{job.source} encoded" if len(missing) == pairs else f"{job.source}: {len(missing):,} pairs encoded"
-    others = "" if len(missing) == pairs else f"; the others of its {pairs:,} found"
+    new = f"{job.source} encoded" if len(missing) == pairs else f"{job.source}: {len(missing):,} of {pairs:,} encoded"
+    others = "" if len(missing) == pairs else "; the others found"
     speed = f"in {seconds:.0f} s in {job.key.compute_dtype}, {tokens / seconds:,.0f} tokens a second"
     say(args, f"prefix cache: {new} {speed}{others}")

@@ -89,7 +89,7 @@ def _read(split: Split, directory: Path, args: FreezeTrainingArguments) -> Token
         raise UserError(
             f"{split.source}: {len(tokens.labels):,} rows, where its metadata or an earlier pass said {split.rows:,}"
         )
-    for line in tokens.describe_cut(split.source):
+    for line in tokens.describe_cut(split):
         say(args, line)
     return tokens
 

@@ -45,7 +45,7 @@ def answer(
     trainer = build_trainer(arguments.training, model, tokenizer)  # which may be refused, and costs less than reading
     tokens = read_tokens(iterate_batches(tokenize(split.pairs, tokenizer, arguments.data.max_length, swapped)))
     if not swapped:
-        for line in tokens.describe_cut(split.source):
+        for line in tokens.describe_cut(split):
             say(arguments.training, line)
     cached = _from_cache(arguments, model, tokens, split) if from_cache else None
     answers = answer_pairs(trainer, cached or tokens.sorted_pairs())

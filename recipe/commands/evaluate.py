@@ -54,7 +54,7 @@ def evaluate(arguments: RecipeArguments) -> dict[str, Any]:
     metrics |= {"eval_split": name, "eval_source": split.source, "eval_rows": split.rows}
     for limit in limited(arguments.data, split):
         metrics["eval_limit"] = limit
-    metrics |= {"eval_model_sha256": _sha256(arguments.model.name)}
+    metrics |= {"eval_unit": split.unit, "eval_model_sha256": _sha256(arguments.model.name)}
     if swapped is not None:
         metrics |= {f"eval_{key}": value for key, value in _both_orders(answers, swapped).items()}
     if name != "validation" and not answers.regression:

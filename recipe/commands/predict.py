@@ -86,7 +86,7 @@ def _answer_standard_input(arguments: RecipeArguments, trainer: FreezeTrainer, s
             write_out(lines)
         answered, cut = answered + len(lines), cut + more
     told = [f"note: {line}" for line in [*split.left_out(), *split.notes]]
-    for line in [*told, *describe_cut(split.source, cut, answered)]:
+    for line in [*told, *describe_cut(split.source, split.unit, cut, answered)]:
         if arguments.training.process_index == 0:
             with may_be_lost(sys.stderr):
                 print(shown(line.replace(str(arguments.data.test_file), "standard input")), file=sys.stderr)
@@ -119,7 +119,7 @@ def _complete(arguments: RecipeArguments, trainer: FreezeTrainer, split: Split, 
         except OSError as error:
             reason = f"{error.strerror or error} ({describe_free(partial.parent)})"
             raise RunError(f"{partial}: {reason}; the same command goes on after {done:,} {split.unit}") from error
-    for line in describe_cut(split.source, cut, done - before, "the last " * (before > 0)):
+    for line in describe_cut(split.source, split.unit, cut, done - before, "the last " * (before > 0)):
         say(args, line)
     if done > before:
         rate = (done - before) / (time.perf_counter() - started)

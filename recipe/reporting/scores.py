@@ -18,11 +18,11 @@ def format_evaluation(metrics: dict[str, Any], model: ModelArguments, names: lis
     limit = f"; {scores['limit']}" if "limit" in scores else ""
     rows = [
         ("model", model.model_name_or_path),
-        ("pairs", f"{scores['rows']:,} of {scores['source']} ({scores['split']}){limit}"),
+        (scores["unit"], f"{scores['rows']:,} of {scores['source']} ({scores['split']}){limit}"),
         *(_correlation_rows(scores) if "pearson" in scores else _class_rows(scores)),
     ]
     if "samples_per_second" in scores:
-        rows.append(("speed", f"{scores['samples_per_second']:,.0f} pairs a second"))
+        rows.append(("speed", f"{scores['samples_per_second']:,.0f} {scores['unit']} a second"))
     lines = [f"{key:<15} {shown(str(value))}" for key, value in rows]
     return "\n".join([*lines, *([] if "pearson" in scores else _confusion(scores, names))])
 
@@ -94,7 +94,7 @@ def _orders_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
 def _verdict(scores: dict[str, Any]) -> str:
     if scores["accuracy"] <= scores["majority_baseline"]:
         return "  the model does NOT beat it"
-    test = f"  (McNemar p = {scores['majority_p_value']:.3g} on the same pairs)"
+    test = f"  (McNemar p = {scores['majority_p_value']:.3g} on the same {scores['unit']})"
     return test if scores["majority_p_value"] < 0.05 else f"{test}: the model is not shown to beat it"
 
 
@@ -105,9 +105,8 @@ def _threshold_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
         return [("threshold", f"{at:.4f} at {format_threshold(threshold)}, which validation chose")]
     if scores["split"] == "validation" and "best_threshold" in scores:
         at, threshold = scores["accuracy_at_best_threshold"], scores["best_threshold"]
-        return [
-            ("threshold", f"{at:.4f} at {format_threshold(threshold)}, chosen on these very pairs; all else is at 0.5")
-        ]
+        chosen = f"chosen on these very {scores['unit']}; all else is at 0.5"
+        return [("threshold", f"{at:.4f} at {format_threshold(threshold)}, {chosen}")]
     return []
 
 
@@ -135,32 +134,32 @@ def _interval(gain: dict[str, Any], scale: float, form: str) -> str:
     return " to ".join(format(scale * gain[f"difference_{end}"], form) for end in ("low", "high"))
 
 
-def format_int8(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
-    """Whether an 8-bit model is another than float32's: from both logits (pairs, labels), and labels (pairs,)."""
+def format_int8(full: np.ndarray, int8: np.ndarray, labels: np.ndarray, unit: str) -> str:
+    """Whether an 8-bit model is another than float32's: from both logits (rows, labels), and labels (rows,)."""
     unlabelled = bool((labels == UNLABELLED).any())
     found = _apart if full.shape[1] == 1 else _alike if unlabelled else _accuracies
-    told = found(full, int8, labels)
+    told = found(full, int8, labels, unit)
     return f"8 bits          {told}{'; they have no labels, so that is all' * unlabelled}"
 
 
-def _alike(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
-    return f"{(full.argmax(-1) == int8.argmax(-1)).mean():.4f} of the pairs are answered alike"
+def _alike(full: np.ndarray, int8: np.ndarray, labels: np.ndarray, unit: str) -> str:
+    return f"{(full.argmax(-1) == int8.argmax(-1)).mean():.4f} of the {unit} are answered alike"
 
 
-def _accuracies(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
+def _accuracies(full: np.ndarray, int8: np.ndarray, labels: np.ndarray, unit: str) -> str:
     rights = [each.argmax(-1) == labels for each in (int8, full)]
     test, gain = mcnemar(*rights), mean_difference(*rights)
     verdict = "it IS another model" if test["p_value"] < 0.05 else "no difference is shown"
     points = f"{100 * gain['difference']:+.2f} points ({_interval(gain, 100, '+.2f')})"
     return (
-        f"accuracy {rights[0].mean():.4f}, float32 {rights[1].mean():.4f} on {len(labels):,} pairs: "
+        f"accuracy {rights[0].mean():.4f}, float32 {rights[1].mean():.4f} on {len(labels):,} {unit}: "
         f"{points}, McNemar p = {test['p_value']:.3g}: {verdict}"
     )
 
 
-def _apart(full: np.ndarray, int8: np.ndarray, labels: np.ndarray) -> str:
+def _apart(full: np.ndarray, int8: np.ndarray, labels: np.ndarray, unit: str) -> str:
     """How far the scores of the two are apart and, where there are labels, what each of them gets."""
-    apart = f"scores differ by {np.abs(full - int8).mean():.4f} on average over {len(labels):,} pairs"
+    apart = f"scores differ by {np.abs(full - int8).mean():.4f} on average over {len(labels):,} {unit}"
     if (labels == UNLABELLED).any():
         return apart
     mine, theirs = (correlation(each[:, 0], labels) for each in (int8, full))

@@ -143,9 +143,8 @@ def ask_file(asked: Asked, path: Path, target: Path) -> FileAnswer:
             first += lines[: SHOWN - len(first)]
             answered, cut = answered + len(lines), cut + more
     notes = [*split.left_out(), *split.notes]
-    notes += [
-        note.replace("--max_length", f"{data.max_length} tokens") for note in describe_cut(path.name, cut, answered)
-    ]
+    told = describe_cut(path.name, split.unit, cut, answered)
+    notes += [note.replace("--max_length", f"{data.max_length} tokens") for note in told]
     notes = [_without_flags(asked, note.replace(str(path), path.name)) for note in notes]
     return FileAnswer(first, [f"{answered:,} {split.unit}", *notes])
 

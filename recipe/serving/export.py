@@ -46,7 +46,7 @@ from recipe.serving.stock_form import as_stock, write_stock
 from recipe.system.files import publish, staging_folder
 from recipe.system.folder_lock import locked
 
-PAIRS = 1000  # that forms are compared on, logit by logit
+PAIRS = 1000  # that forms are compared on, logit by logit: about so many, as whole batches
 TOLERANCES = {ONNX: 1e-4, "stock": 1e-5}
 
 
@@ -107,8 +107,9 @@ def export(arguments: RecipeArguments) -> Exported:
         say(args, f"stock           not written: {model.config.num_tails} tails have no place in a stock BERT{old}")
     parts = ", ".join(f"{name} within {value:.1e}" for name, value in found.differences.items())
     what = "; ".join([split.source, *limited(arguments.data, split), *split.left_out()])
-    say(args, f"checked         logits of {len(mine.logits):,} pairs of {what}: {parts}")
-    say(args, "pairs a second  " + ", ".join(f"{name} {value:,.0f}" for name, value in found.speeds.items()))
+    say(args, f"checked         logits of {len(mine.logits):,} {split.unit} of {what}: {parts}")
+    speeds = ", ".join(f"{name} {value:,.0f}" for name, value in found.speeds.items())
+    say(args, f"{split.unit} a second  {speeds}")
     say(args, int8)
     return found
 
@@ -138,7 +139,8 @@ def _export_onnx(source: Source, found: Exported) -> str:
         shutil.copy(Path(__file__).with_name(SCRIPT), staging / SCRIPT)
         _add_reading(staging / "config.json", source.arguments.data)
         publish(staging, folder, last=(ONNX,))
-    return format_int8(full.logits, int8.logits, np.concatenate([batch["labels"].numpy() for batch in source.batches]))
+    labels = np.concatenate([batch["labels"].numpy() for batch in source.batches])
+    return format_int8(full.logits, int8.logits, labels, unit_of(source.arguments.data))
 
 
 def _add_reading(path: Path, data: DataArguments) -> None:
@@ -163,7 +165,7 @@ def _compare(name: str, theirs: Answered, mine: Answered, found: Exported) -> No
 
 
 def _first(batches: Sequence[dict[str, Tensor]], pairs: int) -> list[dict[str, Tensor]]:
-    """Batches from all lengths with at most so many pairs, but at least one batch."""
+    """Batches from all lengths with about so many pairs, at least one batch."""
     total = sum(len(batch["labels"]) for batch in batches)
     return list(batches[:: -(-total // pairs)])
 

@@ -58,7 +58,7 @@ def test_rows_added_to_a_run_and_rows_left_out(arguments, tmp_path, capsys):
         capsys.readouterr()
         train(arguments("--num_train_epochs=2", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / name}"))
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "train.json" in line and "cache" in line]
-        expected = {"first": "encoded in", "more": ": 30 pairs encoded in", "fewer": " found, "}[name]
+        expected = {"first": "encoded in", "more": ": 30 of 90 encoded in", "fewer": " found, "}[name]
         assert expected in line
     assert [each.pairs for each in list_caches(tmp_path / "cache")] == [90]
 

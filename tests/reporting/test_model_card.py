@@ -89,7 +89,7 @@ def test_the_card_of_single_sentences_is_about_sentences(arguments, tmp_path, ca
     for split, count in (("train", 40), ("dev", 20)):
         rows = [{"text": row["sentence1"], "label": row["label"]} for row in make_pairs(count, count)]
         write_jsonl(tmp_path / f"{split}.json", rows)
-    data = [f"--data_dir={tmp_path}", "--text_column_names=text", "--prefix_cache=on"]
+    data = [f"--data_dir={tmp_path}", "--text_column_names=text", "--prefix_cache=on", "--max_length=8"]
     train(arguments("--model_card=true", *data))
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert "pair" not in card.text
@@ -99,10 +99,13 @@ def test_the_card_of_single_sentences_is_about_sentences(arguments, tmp_path, ca
         ["sentence-classification", "freeze-fine-tuning"],
         "Sentence classification",
     )
-    assert "train: 40 sentences from" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train: 40 sentences from" in out
+    assert re.search(r"note: \d+ of 40 sentences of \S+ are cut", out)
     evaluate(parse([f"--model_name_or_path={tmp_path / 'run'}", "--do_eval", "--use_cpu"]))
     out = capsys.readouterr().out
-    assert "both orders" not in out
+    assert re.search(r"^sentences +20 of ", out, re.MULTILINE)
+    assert "pair" not in out
     assert re.search(r"answered +0 +1 ", out)  # which are not taken for different and same
 
 

@@ -9,7 +9,7 @@ LOGITS, LABELS = np.eye(3)[[0, 1, 2, 2]], np.array([0, 1, 2, 1])
 
 
 def told(names, **more):
-    scores = score(LOGITS, LABELS) | {"rows": 4, "source": "dev.json", "split": "test", "samples_per_second": 1.0}
+    scores = score(LOGITS, LABELS) | {"rows": 4, "source": "dev.json", "split": "test", "unit": "pairs"}
     metrics = {f"eval_{key}": value for key, value in (scores | more).items()}
     return format_evaluation(metrics, ModelArguments(model_name_or_path="run"), names).splitlines()
 
@@ -33,4 +33,4 @@ def test_a_difference_without_spread_has_no_interval():
     right = np.ones(4, bool)
     same = {"against": "other", "accuracy": 1.0} | mcnemar(right, right) | mean_difference(right, right)
     assert "difference      +0.00 points (95 % interval -)" in told(["0", "1", "2"], mcnemar=same)
-    assert "+0.00 points (-), McNemar" in format_int8(LOGITS, LOGITS, LABELS)
+    assert "+0.00 points (-), McNemar" in format_int8(LOGITS, LOGITS, LABELS, "pairs")

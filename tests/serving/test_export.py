@@ -154,13 +154,16 @@ def test_what_the_script_cannot_answer_is_one_line_with_its_place(run):
     assert serve(run, input=b"").stdout == b""
 
 
-def test_a_model_of_single_sentences_takes_no_second_one(arguments, tmp_path):
+def test_a_model_of_single_sentences_takes_no_second_one(arguments, tmp_path, capsys):
     for split, count in (("train", 40), ("dev", 20)):
         rows = [{"sentence1": row["sentence1"], "label": row["label"]} for row in make_pairs(count, count)]
         write_jsonl(tmp_path / f"{split}.json", rows)
     train(arguments("--prefix_cache=off", f"--data_dir={tmp_path}", "--text_column_names=sentence1"))
     run = tmp_path / "run"
+    capsys.readouterr()
     export(words(run))
+    told = re.findall(r"(?<!< )pairs", capsys.readouterr().out)  # but of the script's pairs.jsonl
+    assert told == []
     done = serve(run, input=b'{"sentence1": "a", "note": 1}\n')
     assert (done.returncode, json.loads(done.stdout)["note"]) == (0, 1)
     for line in (b'{"sentence1": "a", "sentence2": "b"}', b'{"sentence1": " "}', b'{"sentence2": "b"}'):
