@@ -17,6 +17,7 @@ TRAINER_METHODS = {
     "_push_from_checkpoint": ("checkpoint_folder",),
     "_save_checkpoint": ("model", "trial"),
     "_determine_best_metric": ("metrics", "trial"),
+    "_evaluate": ("trial", "ignore_keys_for_eval", "skip_scheduler"),
     "_finalize_training": ("trial", "num_train_samples", "start_time"),
     "_init_training_state": (
         "max_steps",

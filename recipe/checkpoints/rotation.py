@@ -111,3 +111,10 @@ def rotate(output_dir: Path, limit: int | None, best: int | None) -> None:
     for folder in folders:
         if folder.name not in kept:
             remove_checkpoint(folder)
+
+
+def keep_alone(output_dir: Path, step: int | None) -> None:
+    """Remove all checkpoints but the one of that step."""
+    for folder in checkpoint_folders(output_dir):
+        if step_of(folder) != step:
+            remove_checkpoint(folder)

@@ -17,7 +17,7 @@ from recipe.batches.order import TrainBatches
 from recipe.checkpoints.carried import Carried, so_far
 from recipe.checkpoints.manifest import begin, open_checkpoint, remove_checkpoint, seal
 from recipe.checkpoints.restoring import going_on
-from recipe.checkpoints.rotation import best_step, checkpoint_folders, rotate, step_of
+from recipe.checkpoints.rotation import best_step, keep_alone, rotate
 from recipe.errors import Damaged, RunError
 from recipe.internals import count_steps_from, set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
@@ -108,6 +108,10 @@ class FreezeTrainer(Trainer):
         self.control.should_save |= found and self.args.load_best_model_at_end  # also between two --save_steps
         return found
 
+    def _evaluate(self, trial: Any, ignored: list[str] | None, skip_scheduler: bool = False) -> dict[str, float]:
+        """The Trainer's; but none on start, for which alone `skip_scheduler` stands, where a run goes on."""
+        return {} if skip_scheduler and self.state.global_step else super()._evaluate(trial, ignored, skip_scheduler)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push nothing: a checkpoint is not a model, and the folder has no model before the end of training."""
 
@@ -151,9 +155,7 @@ class FreezeTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if limit == 1 and self.args.should_save and self.state.best_model_checkpoint:
-            for folder in checkpoint_folders(Path(self.args.output_dir)):
-                if step_of(folder) != best_step(vars(self.state)):
-                    remove_checkpoint(folder)
+            keep_alone(Path(self.args.output_dir), best_step(vars(self.state)))
         return output
 
     def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
@@ -177,8 +179,7 @@ class FreezeTrainer(Trainer):
         if checkpoint is None or not isinstance(schedule, LambdaLR):
             return
         schedule.base_lrs = [self.args.learning_rate] * len(schedule.base_lrs)
-        step, scales = schedule.last_epoch, zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        rates = [base * scale(step) for base, scale in scales]
+        rates = [self.args.learning_rate * scale(schedule.last_epoch) for scale in schedule.lr_lambdas]
         set_last_rates(schedule, rates)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"], group["initial_lr"] = rate, self.args.learning_rate

@@ -27,6 +27,7 @@ def clock(checkpoint):
         (["--prefix_cache=on", "--max_train_samples=37"], 10),
         (["--prefix_cache=off", "--max_train_samples=37", *ACCUMULATED], 8),
         (["--prefix_cache=off", "--no_streaming", "--early_stopping_patience=4", "--learning_rate=0.01"], None),
+        (["--prefix_cache=off", "--early_stopping_patience=4", "--learning_rate=0.01", "--eval_on_start"], None),
     ],
 )
 def test_a_run_resumed_at_any_step_ends_where_the_whole_one_does(arguments, tmp_path, words, last):
@@ -48,6 +49,13 @@ def test_a_run_resumed_at_any_step_ends_where_the_whole_one_does(arguments, tmp_
         assert report.earlier_train_seconds == clock(checkpoint) > 0
         said = json.loads((folder / "run.json").read_text())
         assert said["earlier_train_seconds"] == report.earlier_train_seconds
+
+
+def test_a_run_that_goes_on_is_not_evaluated_on_start_again(begun):
+    folder, again = begun
+    again("--eval_on_start")
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in log if "eval_loss" in entry] == [9, 18]
 
 
 @pytest.mark.parametrize("cache", ["on", "off"])
