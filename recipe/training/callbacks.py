@@ -28,7 +28,8 @@ class EpochLines(TrainerCallback):
         self.progress = Progress(args, state.max_steps, "training", "step", state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Advance the bar."""
+        """Advance the bar; and have an evaluation come behind a log, so that its line's loss is of the steps before."""
+        control.should_log |= control.should_evaluate
         if self.progress is not None:
             self.progress.advance(1)
 

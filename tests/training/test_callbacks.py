@@ -123,6 +123,19 @@ def test_a_checkpoint_of_an_earlier_release_carries_nothing_on(arguments, tmp_pa
     assert report.train_metrics["train_loss"] == pytest.approx(sum(loss for _, loss, _ in losses[3:]) / 15, rel=1e-5)
 
 
+@pytest.mark.parametrize("logged", [["--logging_steps=10"], ["--logging_strategy=no"]])
+def test_the_train_loss_beside_an_evaluation_is_of_the_steps_since_the_last_one(arguments, tmp_path, capsys, logged):
+    words = ["--num_train_epochs=3", "--prefix_cache=off", "--eval_steps=7"]
+    train(arguments(*words, f"--output_dir={tmp_path / 'each'}"))
+    losses = {step: loss for step, loss, _ in figures(tmp_path / "each")[0]}
+    parts = [range(1, 8), range(8, 15), range(15, 22), range(22, 28)]
+    expected = [sum(losses[step] for step in part) / len(part) for part in parts]
+    capsys.readouterr()
+    train(arguments(*words, *logged))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [float(line.split()[4]) for line in lines] == pytest.approx(expected, abs=1e-4)
+
+
 def test_an_evaluation_on_start_is_no_training(arguments, tmp_path):
     report = train(arguments("--eval_on_start", "--prefix_cache=off"))
     log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
