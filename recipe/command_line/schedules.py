@@ -8,14 +8,15 @@ from transformers import TrainingArguments, get_scheduler
 
 from recipe.errors import UserError
 
-# What needs nothing but torch and transformers, with the --optim_args that it reads.
+# What needs nothing but torch and transformers, with the --optim_args that it reads; the Trainer's parameter groups
+# carry --weight_decay, so that one among these would do nothing.
 OPTIMIZERS: dict[str, tuple[str, ...]] = {
     "adamw_torch_fused": (),
     "adamw_torch": (),
     "adafactor": (),
-    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
-    "adagrad": ("lr_decay", "weight_decay", "eps"),
-    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
+    "sgd": ("momentum", "dampening", "nesterov"),
+    "adagrad": ("lr_decay", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps", "centered"),
 }
 # The package of every other; bitsandbytes has those that are not named.
 PACKAGES = {
@@ -69,12 +70,15 @@ def _optimizer(args: TrainingArguments) -> torch.optim.Optimizer:
     from transformers import Trainer
 
     name, parameter = args.optim.value, [torch.nn.Parameter(torch.zeros(1))]
+    words = list(filter(None, (args.optim_args or "").replace(" ", "").split(",")))
+    if any(word.split("=")[0] == "weight_decay" for word in words):
+        raise UserError(f"--optim_args {args.optim_args}: weight_decay does nothing there; --weight_decay is expected")
     if name not in OPTIMIZERS:
         _check_package(name)
         return torch.optim.SGD(parameter, lr=args.learning_rate)
     if args.optim_target_modules is not None:
         raise UserError(f"--optim_target_modules {args.optim_target_modules}: --optim {name} trains all that is free")
-    for word in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
+    for word in words:
         if word.count("=") != 1 or word.split("=")[0] not in OPTIMIZERS[name]:
             takes = ", ".join(f"{key}=..." for key in OPTIMIZERS[name]) or "none"
             raise UserError(f"--optim_args {args.optim_args}: --optim {name} takes {takes}, between commas")

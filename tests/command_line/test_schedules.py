@@ -76,3 +76,9 @@ def test_each_optimizer_is_there_or_is_refused_in_one_line():
 def test_arguments_that_an_optimizer_does_not_take_are_refused(words):
     with pytest.raises(UserError, match=r"^--optim"):
         parse(words.split())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "rmsprop", "adamw_torch", "stable_adamw"])
+def test_a_weight_decay_that_would_do_nothing_is_told_where_it_belongs(name):
+    with pytest.raises(UserError, match=r"^--optim_args weight_decay=0.1: .*--weight_decay is expected"):
+        parse([f"--optim={name}", "--optim_args=weight_decay=0.1"])
