@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,11 +72,17 @@ def _header(where: str, fields: list[str], form: Form) -> list[str]:
     """The columns' names; those that were given, without the label where the first row has one field less."""
     if not form.names:
         return checked_header(where, fields)
-    if is_header(fields):
+    unlabelled = [name for name in form.names if name != form.columns.label]
+    if is_header(fields) or _are(fields, form.names) or _are(fields, unlabelled):
         told = offer(fields, form.columns) or "; they are read as the flags name them"
         raise UserError(f"{where}: line 1 is a header: leave --column_names {','.join(form.names)} out{told}")
-    unlabelled = [name for name in form.names if name != form.columns.label]
     return unlabelled if len(fields) == len(unlabelled) else list(form.names)
+
+
+def _are(fields: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether each field is the name that was given for its column, in quotes or not."""
+    pairs = list(zip(fields, names, strict=False))
+    return len(fields) == len(names) and all(field.strip(' "') == name for field, name in pairs if name)
 
 
 def _row(where: str, header: list[str], fields: list[str]) -> TableRow | BadRow:

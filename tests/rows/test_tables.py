@@ -174,6 +174,17 @@ def test_a_header_is_not_read_as_a_row_of_a_table_without_one(tmp_path, header):
         open_split(DataArguments(test_file=str(path), column_names="sentence1,sentence2,label"), "test")
 
 
+@pytest.mark.parametrize("header", ["编号,问题一,问题二,标签", "号码,问题一,问题二", '"编号","问题一","问题二","标签"'])
+@pytest.mark.parametrize("quoting", ["auto", "none"])
+def test_a_header_of_the_names_that_were_given_is_not_read_as_a_row(tmp_path, header, quoting):
+    path = tmp_path / "test.csv"
+    path.write_text(f"{header}\n1,花呗怎么还,怎么还花呗\n", encoding="utf-8")
+    names = {"column_names": "编号,问题一,问题二,标签" if "编号" in header else ",问题一,问题二,标签"}
+    names |= {"text_column_names": "问题一,问题二", "label_column_name": "标签"}
+    with pytest.raises(UserError, match=r"test.csv:1: line 1 is a header: leave --column_names .* out; they are read"):
+        open_split(DataArguments(test_file=str(path), csv_quoting=quoting, **names), "test")
+
+
 def test_another_delimiter_is_asked_for(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("花呗怎么还\t怎么还花呗\t1\n", encoding="utf-8")
