@@ -69,6 +69,7 @@ def _settle_strategies(values: dict[str, Any]) -> None:
     for kind in ("eval", "save"):
         if values.get(f"{kind}_steps") is not None:
             values.setdefault(f"{kind}_strategy", "steps")
+        _check_steps(values, kind)
     for kind, other in (("eval", "save"), ("save", "eval")):
         if values.get(f"{kind}_strategy") in ("steps", "epoch"):
             values.setdefault(f"{other}_strategy", values[f"{kind}_strategy"])
@@ -101,6 +102,15 @@ def _settle_strategies(values: dict[str, Any]) -> None:
         raise UserError(
             f"--save_strategy {saves} with --eval_strategy {evaluates}: one is expected for both, so that the best "
             "model is kept, or --load_best_model_at_end false"
+        )
+
+
+def _check_steps(values: Mapping[str, Any], kind: str) -> None:
+    """Refuse a number of steps that is not asked for; `no` switches off what a YAML file or a program has given."""
+    steps, strategy = values.get(f"{kind}_steps"), values.get(f"{kind}_strategy")
+    if steps is not None and strategy in ("epoch", "best"):
+        raise UserError(
+            f"--{kind}_steps {steps:g} with --{kind}_strategy {strategy}: it would do nothing; leave one of them out"
         )
 
 

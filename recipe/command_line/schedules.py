@@ -39,6 +39,7 @@ NEEDED = {
 }
 NO_KWARGS = ("constant", "constant_with_warmup")  # get_scheduler passes them by
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+NO_WARMUP = ("constant", *BY_METRIC)
 STEPS = 1000  # of the schedule that is tried; how many the run has is known once its data are
 
 
@@ -53,6 +54,10 @@ def check_optimization(args: TrainingArguments) -> None:
     if kind in BY_METRIC:
         _settle_mode(args, kwargs)
     flags = f"--lr_scheduler_type {kind}" + (f" --lr_scheduler_kwargs {args.lr_scheduler_kwargs}" if kwargs else "")
+    if kind in NO_WARMUP and args.warmup_steps:
+        way = "constant_with_warmup is expected" if kind == "constant" else "leave it out"
+        given = f"--warmup_steps {args.warmup_steps:g} with --lr_scheduler_type {kind}"
+        raise UserError(f"{given}: this schedule has no warm-up; {way}")
     if kind in NO_KWARGS and kwargs:
         raise UserError(f"{flags}: this schedule takes none; leave them out")
     numbers = [value for value in kwargs.values() if isinstance(value, (int, float))]

@@ -31,6 +31,15 @@ def test_the_companion_of_a_strategy_follows():
             parse(words)
 
 
+def test_steps_that_a_strategy_does_not_count_are_refused(tmp_path):
+    for kind, strategy in (("eval", "epoch"), ("save", "epoch"), ("save", "best")):
+        with pytest.raises(UserError, match=f"^--{kind}_steps 2 with --{kind}_strategy {strategy}: it would do"):
+            parse([f"--{kind}_strategy={strategy}", f"--{kind}_steps=2"])
+    (tmp_path / "run.yaml").write_text("eval_steps: 2\nsave_steps: 4\n")
+    off = ["--eval_strategy=no", "--save_strategy=no"]  # as an audit ends a command line
+    assert strategies(str(tmp_path / "run.yaml"), *off) == ("no", 2, "no", 4, False)
+
+
 def test_more_or_less_is_better_as_the_metric_says():
     for name, greater in METRICS.items():
         for given in (name, f"eval_{name}"):

@@ -3,7 +3,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from recipe.command_line.parsing import parse
-from recipe.command_line.schedules import NEEDED, NO_KWARGS, OPTIMIZERS
+from recipe.command_line.schedules import NEEDED, NO_KWARGS, NO_WARMUP, OPTIMIZERS
 from recipe.errors import UserError
 
 GOOD = {
@@ -22,7 +22,12 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", [kind.value for kind in SchedulerType])
 def test_each_schedule_is_taken_with_what_it_needs_and_refused_with_what_it_cannot_use(kind):
-    parse([f"--lr_scheduler_type={kind}", f"--lr_scheduler_kwargs={GOOD[kind]}", "--warmup_steps=0.1"])
+    words = [f"--lr_scheduler_type={kind}", f"--lr_scheduler_kwargs={GOOD[kind]}"]
+    parse([*words, f"--warmup_steps={0 if kind in NO_WARMUP else 0.1}"])
+    if kind in NO_WARMUP:
+        for steps in ("2", "0.1"):
+            with pytest.raises(UserError, match=f"^--warmup_steps {steps} with --lr_scheduler_type {kind}: this sched"):
+                parse([*words, f"--warmup_steps={steps}"])
     if kind in NEEDED:
         with pytest.raises(UserError, match=f"^--lr_scheduler_type {kind}: .*--lr_scheduler_kwargs '{{"):
             parse([f"--lr_scheduler_type={kind}"])
