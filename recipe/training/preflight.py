@@ -1,7 +1,10 @@
 """What can fail before a run has cost anything, tried: metric, optimizer, schedule and reporters."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
 
 from recipe.data.splits import Split, iterate
 from recipe.errors import UserError
@@ -14,6 +17,7 @@ from recipe.training.trainer import FreezeTrainer
 from recipe.training_arguments import FreezeTrainingArguments
 
 INTEGRATIONS = "transformers.integrations"
+ENOUGH = 0.5  # of --learning_rate, which a run's highest rate may stay below without a word
 
 
 class Reporter:
@@ -49,8 +53,23 @@ def preflight(trainer: FreezeTrainer, steps: int) -> None:
     with as_refusal(args):
         if not trainer.is_deepspeed_enabled:  # which makes its own
             trainer.create_optimizer_and_scheduler(steps)
+            for line in describe_low_rate(trainer.lr_scheduler, args, steps):
+                say(args, f"note: {line}")
             trainer.optimizer = trainer.lr_scheduler = None
         set_up_reporters(trainer)
+
+
+def describe_low_rate(schedule: Any, args: FreezeTrainingArguments, steps: int) -> Iterator[str]:
+    """A line where warm-up or decay are so long for a run of so many steps that its rate stays below `ENOUGH`."""
+    if not isinstance(schedule, LambdaLR):
+        return
+    looked_at = {*range(0, steps, max(1, steps // 10_000)), steps - 1}
+    share = max(scale(step) for scale in schedule.lr_lambdas for step in looked_at)
+    if share < ENOUGH:
+        given = f"--lr_scheduler_type {args.lr_scheduler_type.value} --warmup_steps {args.warmup_steps:g}"
+        if args.lr_scheduler_kwargs:
+            given += f" --lr_scheduler_kwargs '{json.dumps(args.lr_scheduler_kwargs)}'"
+        yield f"{given}: the rate is at most {share:.2g} of --learning_rate in this run's {steps:,} steps"
 
 
 def set_up_reporters(trainer: FreezeTrainer) -> None:

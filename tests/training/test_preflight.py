@@ -75,6 +75,29 @@ def test_what_the_libraries_refuse_is_refused_before_anything_is_encoded(argumen
         train(arguments("--model_card=true", f"--output_dir={tmp_path / 'figure'}"))
 
 
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [
+        (["--warmup_steps=1000"], "0.008"),
+        (["--lr_scheduler_type=warmup_stable_decay", '--lr_scheduler_kwargs={"num_decay_steps": 1000}'], "0.00"),
+        (["--warmup_steps=8", "--max_steps=4"], "0.38"),
+        (["--warmup_steps=8"], None),
+        (["--warmup_steps=0.5"], None),
+        (["--lr_scheduler_type=warmup_stable_decay", '--lr_scheduler_kwargs={"num_decay_steps": 4}'], None),
+        (["--lr_scheduler_type=greedy"], None),
+    ],
+)
+def test_a_rate_that_never_comes_near_the_one_given_is_told(arguments, capsys, words, share):
+    train(arguments("--prefix_cache=off", *words))
+    found = [line for line in capsys.readouterr().out.splitlines() if "of --learning_rate in this" in line]
+    assert len(found) == (share is not None)
+    if found:
+        steps = "4" if "--max_steps=4" in words else "9"
+        assert found[0].startswith(f"note: --lr_scheduler_type {'warmup_st' if len(words[0]) > 25 else 'linear'}")
+        assert f": the rate is at most {share}" in found[0]
+        assert found[0].endswith(f" in this run's {steps} steps")
+
+
 def test_a_reporter_that_fails_later_costs_its_reports(arguments, tmp_path, capsys, reporter):
     fake = reporter("on_log")
     train(arguments())
