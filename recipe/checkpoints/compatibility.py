@@ -7,6 +7,7 @@ from recipe.errors import UserError
 from recipe.system.arithmetic import refuse_other_precision
 from recipe.training_fields import HONOURED
 
+SCHEDULE = "training.lr_scheduler_type"
 UNSCALED = {"reduce_lr_on_plateau", "greedy"}  # schedules that are no function of the step alone
 
 WAY_OUT = "give the old one, name another --output_dir, or start over: --resume never"
@@ -30,15 +31,17 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[Change
         UserError: something has changed that a resume must not change.
     """
     changed = []
-    for name, now in sorted(new["arguments"].items()):
+    by_metric = UNSCALED & {each["arguments"].get(SCHEDULE) for each in (old, new)}
+    for name, now in sorted(new["arguments"].items(), key=lambda each: (each[0] != SCHEDULE, each[0])):
         before = old["arguments"][name] if name in old["arguments"] else default_of(name)  # a flag that is newer
         flag = name.rpartition(".")[2]
         if before == now:
             continue
         if flag not in HONOURED:
             raise UserError(f"{Change(flag, as_text(before), as_text(now))} in {where}; {WAY_OUT}")
-        if new["arguments"]["training.lr_scheduler_type"] in UNSCALED:
-            raise UserError(f"--{flag} {as_text(now)}: {where} has another, and this schedule cannot change; {WAY_OUT}")
+        if by_metric:
+            told = f"{Change(flag, as_text(before), as_text(now))} in {where}"
+            raise UserError(f"{told}, and with {min(by_metric)} none of this can change; {WAY_OUT}")
         changed.append(Change(flag, as_text(before), as_text(now)))
     if old["trainable"] != new["trainable"]:
         raise UserError(f"{_freezing(old, new)} in {where}: other parameters would be trained; {WAY_OUT}")

@@ -5,6 +5,7 @@ import pytest
 from recipe.checkpoints.identity import default_of
 from recipe.checkpoints.manifest import open_checkpoint, seal
 from recipe.checkpoints.rotation import checkpoint_folders
+from recipe.commands.train import train
 from recipe.errors import UserError
 from tests.utils import snapshot
 
@@ -78,6 +79,24 @@ def test_rate_epochs_and_schedule_are_honoured_from_the_next_step_on(begun, caps
     state = json.loads((checkpoint_folders(folder)[0] / "trainer_state.json").read_text())
     first = next(entry for entry in state["log_history"] if entry["step"] == 10)
     assert first["learning_rate"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "told"),
+    [
+        ("reduce_lr_on_plateau", "linear", "--lr_scheduler_type linear: it was reduce_lr_on_plateau in "),
+        ("linear", "greedy", "--lr_scheduler_type greedy: it was linear in "),
+        ("greedy", "greedy --learning_rate=1e-3", "--learning_rate 0.001: it was 0.0001 in "),
+    ],
+)
+def test_a_schedule_by_metric_neither_changes_nor_is_changed_for_another(arguments, tmp_path, first, then, told):
+    train(arguments("--prefix_cache=off", f"--lr_scheduler_type={first}"))
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError) as error:
+        train(arguments("--prefix_cache=off", "--num_train_epochs=2", *f"--lr_scheduler_type={then}".split()))
+    assert str(error.value).startswith(told)
+    assert str(error.value).endswith("; give the old one, name another --output_dir, or start over: --resume never")
+    assert snapshot(tmp_path) == before
 
 
 def test_what_a_resume_changed_stands_in_the_runs_record_and_card(begun, monkeypatch):
