@@ -29,6 +29,8 @@ from recipe.system.distributed import first_on_machine, from_all_ranks, together
 from recipe.system.files import sha256_of
 from recipe.system.json_files import read_json
 
+REPORT = {"identity": IDENTITY, "model_sha256": str, "arguments?": {"training?": {"load_best_model_at_end?": bool}}}
+
 
 class Resume(NamedTuple):
     """What a run goes on from: a checkpoint, or nothing.
@@ -116,6 +118,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
     if report is not None:
         changed = compare(report["identity"], identity, str(folder / file_names.RUN))
         if not changed:
+            _same_ending(report, args)
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder, limit, open_resumable)
     if checkpoint is None and report is not None:
@@ -171,10 +174,19 @@ def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
 def _finished_report(folder: Path) -> dict[str, Any] | None:
     """run.json of a run that ended, where the model that it speaks of is there, byte for byte."""
     try:
-        report = read_json(folder / file_names.RUN, {"identity": IDENTITY, "model_sha256": str})
+        report = read_json(folder / file_names.RUN, REPORT)
         return report if sha256_of(folder / file_names.MODEL) == report["model_sha256"] else None
     except (OSError, Damaged):
         return None
+
+
+def _same_ending(report: dict[str, Any], args: FreezeTrainingArguments) -> None:
+    """Check that a finished run has ended with the model that is asked for, the best or the last one."""
+    name, where = "load_best_model_at_end", args.folder / file_names.RUN
+    now = getattr(args, name)
+    before = report.get("arguments", {}).get("training", {}).get(name, now)
+    if before != now:
+        raise UserError(f"--{name} {now}: it was {before} in {where}, which has finished; {WAY_OUT}")
 
 
 def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:

@@ -108,6 +108,21 @@ def test_a_finished_run_says_so_and_can_be_made_longer(arguments, tmp_path, caps
     assert "going on from step 9" in capsys.readouterr().out
 
 
+def test_a_finished_run_has_ended_with_the_best_or_the_last_model(arguments, tmp_path, capsys):
+    words = ["--num_train_epochs=2", "--prefix_cache=off"]
+    train(arguments(*words))
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"--load_best_model_at_end False: it was True in .*run.json, which has finish"):
+        train(arguments(*words, "--load_best_model_at_end=false"))
+    assert snapshot(tmp_path) == before
+    (tmp_path / "run" / "run.json").unlink()  # as where the run was stopped before its end
+    train(arguments(*words, "--load_best_model_at_end=false"))
+    assert not json.loads((tmp_path / "run" / "run.json").read_text())["results"]["best"]
+    capsys.readouterr()
+    assert train(arguments(*words, "--load_best_model_at_end=false")) is None
+    assert "this run has finished" in capsys.readouterr().out
+
+
 def test_a_finished_run_whose_model_is_damaged_is_not_finished(arguments, tmp_path):
     train(arguments())
     expected = outcome(tmp_path)
