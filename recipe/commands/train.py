@@ -27,7 +27,7 @@ from recipe.process.launcher import describe_processes
 from recipe.process.progress import quiet_libraries, say
 from recipe.process.signals import StopRequest, stop_requests
 from recipe.process.text import shown
-from recipe.reporting.console import RunReport, format_finished, format_plan, format_summary
+from recipe.reporting.console import RunReport, checkpoint_bytes, format_finished, format_plan, format_summary
 from recipe.reporting.figures import new_figure
 from recipe.reporting.finishing import finish, push
 from recipe.reporting.outputs import check_output
@@ -79,7 +79,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     add_tails(model, arguments.model.num_tails)
     plan = make_plan(model)
     model.config.frozen_prefix_depth = plan.prefix_depth
-    say(args, format_plan(plan, args.optim))
+    say(args, format_plan(plan, checkpoint_bytes(plan, arguments)))
     say(args, shown(_describe_classifier(base, continues)))
     for line in filter(None, [vocabulary_note(base, tokenizer)]):
         say(args, f"note: {line}")

@@ -7,6 +7,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from recipe.arguments import RecipeArguments
 from recipe.errors import Damaged
 from recipe.evaluation.metrics import by_name, decimals, headline
 from recipe.file_names import RESULTS
@@ -54,11 +57,23 @@ class RunReport:
 MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, "sgd": 0}  # of a trained weight's size, in a checkpoint
 
 
-def format_plan(plan: FreezePlan, optim: str = "") -> str:
+def checkpoint_bytes(plan: FreezePlan, arguments: RecipeArguments) -> int | None:
+    """What a checkpoint's weights and moments take, all of one type; None where that is not known of --optim."""
+    args = arguments.training
+    moments = MOMENTS.get(args.optim)
+    if moments is None:
+        return None
+    options = dict(word.split("=") for word in (args.optim_args or "").replace(" ", "").split(",") if word)
+    moments += float(options.get("momentum", 0)) > 0  # which sgd alone of them takes
+    itemsize: int = getattr(torch, arguments.model.dtype).itemsize
+    return itemsize * plan.trainable * (1 + moments)
+
+
+def format_plan(plan: FreezePlan, size: int | None = None) -> str:
     """The plan as a table, neighbouring layers of the same kind in one row.
 
     Args:
-        optim: --optim, for what a checkpoint takes, where that is known of it.
+        size: of a checkpoint, in bytes, where it is to be told.
     """
     lines = [f"{'module':<16}{'parameters':>14}{'trained':>14}"]
     for (kind, *_), group in groupby(plan.rows, key=lambda row: (row.module.partition(" ")[0], *row[1:])):
@@ -73,8 +88,7 @@ def format_plan(plan: FreezePlan, optim: str = "") -> str:
     lines.append(f"{'all':<16}{plan.parameters:>14,}{plan.trainable:>14,}  ({share:.1%} trained)")
     num_layers = sum(row.module.startswith("layer") for row in plan.rows)
     depth = "none" if plan.prefix_depth is None else f"the embeddings and {plan.prefix_depth} of {num_layers} layers"
-    size = 4 * plan.trainable * (1 + MOMENTS.get(optim, 0))  # in float32
-    takes = f"; a checkpoint takes {size / 1e6:,.0f} MB" if optim in MOMENTS else ""
+    takes = "" if size is None else f"; a checkpoint takes {size / 1e6:,.0f} MB"
     lines.append(f"frozen prefix: {depth}{takes}")
     return "\n".join(lines)
 

@@ -1,7 +1,10 @@
 import pytest
 
+from recipe.checkpoints.rotation import checkpoint_folders
+from recipe.command_line.parsing import parse
+from recipe.commands.train import train
 from recipe.model.freezing import FreezePlan, PlanRow
-from recipe.reporting.console import RunReport, format_finished, format_plan, format_summary
+from recipe.reporting.console import RunReport, checkpoint_bytes, format_finished, format_plan, format_summary
 
 PLAN = FreezePlan(
     [
@@ -23,17 +26,36 @@ def test_plan_puts_neighbours_of_a_kind_in_one_row():
 
 
 @pytest.mark.parametrize(
-    ("optim", "takes"),
+    ("words", "takes"),
     [
-        ("adamw_torch_fused", "; a checkpoint takes 12 MB"),
-        ("sgd", "; a checkpoint takes 4 MB"),
-        ("adafactor", ""),  # what it keeps depends on the weights' shapes
-        ("", ""),
+        ("--optim=adamw_torch_fused", "; a checkpoint takes 12 MB"),
+        ("--optim=adamw_torch --dtype=bfloat16", "; a checkpoint takes 6 MB"),
+        ("--optim=sgd", "; a checkpoint takes 4 MB"),
+        ("--optim=sgd --optim_args=momentum=0", "; a checkpoint takes 4 MB"),
+        ("--optim=sgd --optim_args=momentum=0.9,nesterov=true", "; a checkpoint takes 8 MB"),
+        ("--optim=adafactor", ""),  # what it keeps depends on the weights' shapes
     ],
 )
-def test_a_checkpoints_size_is_told_where_the_optimizers_state_is_known(optim, takes):
+def test_a_checkpoints_size_is_told_where_the_optimizers_state_is_known(words, takes):
     plan = FreezePlan([PlanRow("embeddings", 5, 0), PlanRow("layer 0", 10**6, 10**6)], 0)
-    assert format_plan(plan, optim).splitlines()[-1] == f"frozen prefix: the embeddings and 0 of 1 layers{takes}"
+    size = checkpoint_bytes(plan, parse(words.split()))
+    assert format_plan(plan, size).splitlines()[-1] == f"frozen prefix: the embeddings and 0 of 1 layers{takes}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--dtype=bfloat16", "--frozen_dropout"],
+        ["--optim=sgd", "--optim_args=momentum=0.9"],
+    ],
+)
+def test_a_checkpoint_takes_what_was_said(arguments, tmp_path, words):
+    given = arguments("--prefix_cache=off", "--eval_strategy=no", *words)
+    plan = train(given).plan
+    (folder,) = checkpoint_folders(tmp_path / "run")
+    found = sum((folder / name).stat().st_size for name in ("trainable.safetensors", "optimizer.pt"))
+    assert found == pytest.approx(checkpoint_bytes(plan, given), abs=40_000)  # names and places
 
 
 def test_where_nothing_is_frozen_nothing_is_said_of_it():
