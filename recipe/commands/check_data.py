@@ -22,6 +22,7 @@ from recipe.command_line.parsing import parse
 from recipe.commands.describe_data import Read, describe, describe_cache, describe_overlap, padding
 from recipe.data.dividing import choose_validation, split_folder, tenths, write_division
 from recipe.data.opening import open_split, require_split, split_paths
+from recipe.data.pairs import DEFAULT_NAMES
 from recipe.data.repeats import Texts
 from recipe.data.splits import Split, iterate, iterate_batches
 from recipe.errors import RunError, UserError
@@ -103,6 +104,8 @@ def divide(arguments: RecipeArguments, read: Read, share: float, folder: Path) -
         part = labels[np.equal(chosen, wanted)]
         yield "written", f"{folder / name}.json: {len(part):,} {split.unit}, {_shares(split, part)}"
     files = [f"--train_file={folder / 'train.json'}", f"--validation_file={folder / 'validation.json'}"]
+    if not (arguments.data.label_names or split.regression or tuple(split.label_names) == DEFAULT_NAMES):
+        files = ["--label_names", *split.label_names, *files]  # which the old files said, and the new ones do not
     yield "next", f"the same words behind run_freeze.py, and {shlex.join(files)}"
 
 

@@ -13,6 +13,7 @@ from recipe.rows.sentences import sentence_of
 from recipe.rows.tables import TableRow
 
 UNLABELLED = -100  # what cross_entropy ignores, and the Trainer where it counts a step's examples
+DEFAULT_NAMES = ("0", "1")
 SCORE = "score"  # the only label of a regression, as in transformers, whose models of one label are regressions
 LARGEST = 1e18  # a score whose square a float32 still holds
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
@@ -103,7 +104,7 @@ def label_names(source: str, class_names: Sequence[str] | None, args: DataArgume
             told = f"{source} has the labels {' '.join(class_names)[:200]}"
             raise UserError(f"--task_type regression: {told}, which are classes; numbers are expected")
         return [SCORE]
-    names = list(args.label_names or class_names or ("0", "1"))
+    names = list(args.label_names or class_names or DEFAULT_NAMES)
     if len(names) == 1:
         raise UserError(f"{source}: its one label is {names[0]:.40}; at least two, or --task_type regression, expected")
     return names

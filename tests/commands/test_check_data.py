@@ -1,11 +1,15 @@
 import json
+import shlex
 import sys
 
+import datasets
 import numpy as np
 import pytest
 
 from recipe.commands import check_data
 from recipe.commands.describe_data import padding
+from recipe.data.opening import open_split
+from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
 from tests.utils import make_pairs, make_scored, write_jsonl
 
@@ -30,7 +34,9 @@ def told(capsys):
 def test_the_report_counts_labels_lengths_repeats_and_overlaps(arguments, tmp_path, capsys):
     (tmp_path / "train.tsv").write_text("\n".join(TABLE) + "\n", encoding="utf-8")
     (tmp_path / "dev.tsv").write_text("\n".join([TABLE[0], TABLE[1], TABLE[4]]) + "\n", encoding="utf-8")
-    words = arguments(f"--data_dir={tmp_path}", "--prefix_cache_dtype=float32", "--max_length=8")
+    words = arguments(
+        f"--data_dir={tmp_path}", "--prefix_cache_dtype=float32", "--max_length=8", "--num_train_epochs=2"
+    )
     check_data.check_data(words)
     report = told(capsys)
     assert report["train"] == [f"5 pairs from {tmp_path / 'train.tsv'}"]
@@ -93,6 +99,23 @@ def test_a_split_is_written_and_read_by_the_next_command(arguments, tmp_path, ca
     check_data.check_data(arguments(*report["next"][0].partition("and ")[2].split()))
     both = told(capsys)["in two splits"][0]
     assert both == "0 rows of validation are in train too, 0 with another label; 0 sentences are in both"
+
+
+def test_a_split_of_data_that_name_their_labels_is_read_with_these_names(arguments, tmp_path, capsys):
+    features = datasets.Features({"sentence1": datasets.Value("string"), "sentence2": datasets.Value("string")})
+    features["label"] = datasets.ClassLabel(names=["same", "not the same"])
+    rows = [{**row, "label": int(row["label"])} for row in make_pairs(200)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    before = arguments(f"--data_dir={tmp_path}")
+    check_data.check_data(before, share=0.2)
+    words = shlex.split(told(capsys)["next"][0].partition("and ")[2])
+    assert words[:3] == ["--label_names", "same", "not the same"]
+    after = arguments(f"--data_dir={tmp_path}", *words)
+
+    def pairs(data, *names):
+        return sorted(list(pair.values())[:3] for name in names for pair in iterate(open_split(data, name).pairs))
+
+    assert pairs(after.data, "train", "validation") == pairs(before.data, "train")
 
 
 def test_what_cannot_be_divided_or_written_leaves_nothing(arguments, tmp_path, monkeypatch):
