@@ -39,12 +39,12 @@ def cache_prefix(
         RunError: the disk became full meanwhile.
     """
     args, directory = arguments.training, Path(arguments.cache.prefix_cache_dir)
-    reason = _why_not(model, arguments, before, splits[0].rows)
+    reason = why_not(model, arguments, before, splits[0].rows)
     jobs: list[Encoding] = []
     if reason is None:
         try:
             tokens = [_read(split, directory, args) for split in splits]
-            heads = _what_fits(model, tokens, arguments)
+            heads = what_fits(model, tokens, arguments)
             key = choose_key(model, arguments, before)
             jobs = [
                 Encoding(model, head, pair_hashes(head), key, directory, split.source)
@@ -62,9 +62,13 @@ def cache_prefix(
     return [CachedSplit(cache, held, held.lengths.int(), key) for cache, held in zip(caches, tokens, strict=True)]
 
 
-def _why_not(
-    model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None, rows: int
-) -> str | None:
+def why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None, rows: int) -> str | None:
+    """Why the command asks for no cache; None where it does.
+
+    Args:
+        before: of the run that this one goes on from.
+        rows: pairs in the training split.
+    """
     if arguments.cache.prefix_cache == "off":
         return "as --prefix_cache says"
     if model.prefix_depth is None:
@@ -94,7 +98,7 @@ def _read(split: Split, directory: Path, args: FreezeTrainingArguments) -> Token
     return tokens
 
 
-def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments) -> list[Tokens]:
+def what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: RecipeArguments) -> list[Tokens]:
     """The first pairs of each split, as many as --prefix_cache_max_gb has room for.
 
     The last split, which every evaluation reads whole, comes first.
@@ -109,6 +113,14 @@ def _what_fits(model: BertForPairwiseCLS, tokens: list[Tokens], arguments: Recip
         room -= int(ends[count])
         heads.insert(0, held.head(count))
     return heads
+
+
+def why_nothing_fits(head: Tokens, arguments: RecipeArguments) -> str | None:
+    """Why there is no cache, where `what_fits` keeps nothing of the training split."""
+    if len(head.labels):
+        return None
+    limit = arguments.cache.prefix_cache_max_gb
+    return f"--prefix_cache_max_gb {limit:g} has no room for a single pair of the training split"
 
 
 def choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None) -> CacheKey:
@@ -127,21 +139,25 @@ def choose_key(model: BertForPairwiseCLS, arguments: RecipeArguments, before: Pr
 def _why_not_these(jobs: list[Encoding], tokens: list[Tokens], arguments: RecipeArguments) -> str | None:
     """Why the states of `jobs` cannot be kept, the same on all ranks; None where they can."""
     args = arguments.training
-    kept, pairs = sum(len(job.hashes) for job in jobs), sum(len(each.labels) for each in tokens)
     # one machine's disk may be smaller than another's
     reason = next(filter(None, from_all_ranks(args, _no_room(jobs, arguments))), None)
-    if reason is None and kept < pairs:
-        limit = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
-        say(args, f"prefix cache: {limit} keeps {kept:,} of {pairs:,} pairs; the others are computed in each epoch")
+    kept = describe_kept([job.tokens for job in jobs], tokens, arguments)
+    if reason is None and kept is not None:
+        say(args, f"prefix cache: {kept}")
     return reason
+
+
+def describe_kept(heads: Sequence[Tokens], tokens: Sequence[Tokens], arguments: RecipeArguments) -> str | None:
+    """How many of the splits' pairs `what_fits` keeps; None where it keeps all of them."""
+    kept, pairs = (sum(len(each.labels) for each in some) for some in (heads, tokens))
+    limit = f"--prefix_cache_max_gb {arguments.cache.prefix_cache_max_gb:g}"
+    return f"{limit} keeps {kept:,} of {pairs:,} pairs; the others are computed in each epoch" if kept < pairs else None
 
 
 def _no_room(jobs: list[Encoding], arguments: RecipeArguments) -> str | None:
     """Why this machine's disk has no room for what is missing, when other stores are removed as the limit asks."""
     key, directory, limit = jobs[0].key, jobs[0].directory, arguments.cache.prefix_cache_max_gb
-    if not len(jobs[0].hashes):
-        return f"--prefix_cache_max_gb {limit:g} has no room for a single pair of the training split"
-    reason = what_is_in_the_way(directory, key.name)
+    reason = why_nothing_fits(jobs[0].tokens, arguments) or what_is_in_the_way(directory, key.name)
     if reason is not None:
         return reason
     store = open_store(directory, key)

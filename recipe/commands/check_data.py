@@ -54,7 +54,7 @@ def check_data(arguments: RecipeArguments, share: float | None = None) -> None:
     _say(arguments, [("padding", f"training batches carry {carried:.2f} tokens for each real one")])
     _say(arguments, [("in two splits", describe_overlap(one, other)) for one, other in combinations(found, 2)])
     trained = [each for each in found if each.split.name != "test"]
-    _say(arguments, [("prefix cache", describe_cache(arguments, load_model(base), trained))])
+    _say(arguments, (("prefix cache", line) for line in describe_cache(arguments, load_model(base), trained)))
     if share is not None and folder is not None:
         _say(arguments, divide(arguments, found[0], share, folder))
 

@@ -14,7 +14,7 @@ from recipe.batches.tokens import Tokens
 from recipe.cache.encoding import Base, Encoding, equal_length_batches, prefix_runner
 from recipe.cache.finding import GIGABYTE, missing_pairs
 from recipe.cache.key import batch_pairs, pair_hashes
-from recipe.cache.policy import choose_key
+from recipe.cache.policy import choose_key, describe_kept, what_fits, why_not, why_nothing_fits
 from recipe.cache.store import open_store
 from recipe.data.pairs import UNLABELLED
 from recipe.data.repeats import Texts
@@ -104,40 +104,55 @@ def padding(tokens: Tokens, arguments: RecipeArguments) -> float:
     return sum(max(batch) * len(batch) for batch in batches if batch) / sum(source.lengths)
 
 
-def describe_cache(arguments: RecipeArguments, model: BertForPairwiseCLS, splits: Sequence[Read]) -> str:
-    """What the prefix cache takes, and how long making it does: a few batches are timed."""
+def describe_cache(arguments: RecipeArguments, model: BertForPairwiseCLS, splits: Sequence[Read]) -> Iterator[str]:
+    """Whether a run trains from the prefix cache, what that takes, and how long making it does: some batches are timed.
+
+    Args:
+        splits: the training split and, where there is one, the validation split.
+    """
     freeze(model, arguments.freeze)
-    if not model.prefix_depth:
-        return "none, since there is no frozen prefix"
+    tokens = [each.tokens for each in splits]
+    reason = why_not(model, arguments, None, splits[0].split.rows)
+    heads = [] if reason else what_fits(model, tokens, arguments)
+    reason = reason or why_nothing_fits(heads[0], arguments)
+    if reason is not None:
+        yield f"off, {reason}"
+        return
     key, directory = choose_key(model, arguments, None), Path(arguments.cache.prefix_cache_dir)
-    jobs = [Encoding(model, tokens, pair_hashes(tokens), key, directory, split.source) for split, tokens, _ in splits]
+    jobs = [
+        Encoding(model, head, pair_hashes(head), key, directory, split.source)
+        for head, (split, *_) in zip(heads, splits, strict=True)
+    ]
     store, size, missing, computed = open_store(directory, key), 0, 0, 0
     for job in jobs:
         size += int(job.rows[missing_pairs(None, job)].sum()) * key.row_bytes
         lengths = job.tokens.lengths[missing_pairs(store, job)]
         missing += int(lengths.sum())
-        for batch in equal_length_batches(lengths, key.batch_tokens):  # the last of a length is filled up
-            length = int(lengths[batch[0]])
-            computed += batch_pairs(length, key.batch_tokens) * length
+        computed += sum(_computed(lengths, batch, job) for batch in equal_length_batches(lengths, key.batch_tokens))
     what = f"{size / GIGABYTE:.2f} GB at depth {key.depth} in {key.dtype}"
-    if not missing:
-        return f"{what}, all of it there"
-    rate = time_encoding(jobs[0], arguments)
-    return f"{what}; {missing:,} tokens to encode at {rate:,.0f} a second: {computed / rate:,.0f} s"
+    if missing:
+        seconds = computed / time_encoding(jobs[0], arguments)
+        yield f"{what}; {missing:,} tokens to encode at {missing / seconds:,.0f} a second: {seconds:,.0f} s"
+    else:
+        yield f"{what}, all of it there"
+    yield from filter(None, [describe_kept(heads, tokens, arguments)])
+
+
+def _computed(lengths: torch.Tensor, batch: torch.Tensor, job: Encoding) -> int:
+    """Tokens that a batch of the encoding pass computes, which is filled up where pairs run short."""
+    length = int(lengths[batch[0]])
+    return batch_pairs(length, job.key.batch_tokens) * length
 
 
 def time_encoding(job: Encoding, arguments: RecipeArguments) -> float:
-    """Tokens a second of the encoding pass, over full batches of lengths from end to end; nothing is kept."""
+    """Tokens a second that the encoding pass computes, over lengths from end to end; nothing is kept."""
     lengths = job.tokens.lengths
     batches = list(equal_length_batches(lengths, job.key.batch_tokens))
-    full = [
-        each for each in batches if len(each) == batch_pairs(int(lengths[each[0]]), job.key.batch_tokens)
-    ] or batches
-    some = full[:: max(1, len(full) // TIMED)][:TIMED]
+    some = batches[:: max(1, len(batches) // TIMED)][:TIMED]
     run, dtype = prefix_runner(job, arguments.training.device), getattr(torch, job.key.compute_dtype)
     with torch.inference_mode():
         run(Base(), some[-1], dtype)  # the first is slower
         start = time.perf_counter()
         for batch in some:
             run(Base(), batch, dtype).sum().item()  # waits for the device
-    return sum(int(lengths[batch].sum()) for batch in some) / (time.perf_counter() - start)
+    return sum(_computed(lengths, batch, job) for batch in some) / (time.perf_counter() - start)

@@ -1,13 +1,18 @@
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+import torch
 
-from recipe.commands import check_data
+from recipe.cache.encoding import Encoding
+from recipe.cache.key import make_key, pair_hashes
+from recipe.commands import check_data, describe_data
 from recipe.commands.describe_data import padding
+from recipe.commands.train import train
 from recipe.data.opening import open_split
 from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
@@ -116,6 +121,52 @@ def test_a_split_of_data_that_name_their_labels_is_read_with_these_names(argumen
         return sorted(list(pair.values())[:3] for name in names for pair in iterate(open_split(data, name).pairs))
 
     assert pairs(after.data, "train", "validation") == pairs(before.data, "train")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--num_train_epochs=1"], "off, a single epoch would read each output once"),
+        (["--prefix_cache=off"], "off, as --prefix_cache says"),
+        (["--frozen_dropout"], "off, --frozen_dropout makes the prefix's outputs differ from pass to pass"),
+        (["--freeze_layers=none"], "off, there is no frozen prefix: the embeddings are trained"),
+        (["--prefix_cache_max_gb=1e-8"], "off, --prefix_cache_max_gb 1e-08 has no room for a single pair of the train"),
+    ],
+)
+def test_where_a_run_has_no_prefix_cache_its_reason_is_told(arguments, capsys, words, line):
+    check_data.check_data(arguments("--num_train_epochs=2", *words))
+    assert [each[: len(line)] for each in told(capsys)["prefix cache"]] == [line]
+
+
+def test_what_of_the_pairs_a_prefix_cache_keeps_is_told_as_a_run_tells_it(arguments, capsys):
+    words = arguments("--num_train_epochs=2", "--prefix_cache_max_gb=5e-5")
+    check_data.check_data(words)
+    size, kept = told(capsys)["prefix cache"]
+    assert size.startswith("0.00 GB at depth 2 in float16; ")
+    train(words)
+    assert f"prefix cache: {kept}\n" in capsys.readouterr().out
+
+
+def test_the_seconds_of_encoding_are_of_what_batches_are_filled_up_to(arguments, model, split_tokens, monkeypatch):
+    """A clock that counts tokens as they are computed, a second each, tells a token a second."""
+    clock, real = [0.0], describe_data.prefix_runner
+
+    def counting(job, device):
+        run = real(job, device)
+
+        def counted(base, batch, dtype):
+            states = run(base, batch, dtype)
+            clock[0] += states.shape[0] * states.shape[1]
+            return states
+
+        return counted
+
+    monkeypatch.setattr(describe_data, "prefix_runner", counting)
+    monkeypatch.setattr(describe_data.time, "perf_counter", lambda: clock[0])
+    tokens = split_tokens()
+    key = make_key(model, "float16", "float32", torch.device("cpu"))
+    job = Encoding(model, tokens, pair_hashes(tokens), key, Path("nowhere"), "train")
+    assert describe_data.time_encoding(job, arguments()) == 1
 
 
 def test_what_cannot_be_divided_or_written_leaves_nothing(arguments, tmp_path, monkeypatch):
