@@ -139,7 +139,9 @@ class CacheArguments:
         choices=["auto", "float32", "bfloat16"],
     )
     prefix_cache_max_gb: float = option(
-        20.0, "The most disk space that one run's caches may take, in GB; of more, what fits is kept where that pays."
+        20.0,
+        "The most disk space that all caches in --prefix_cache_dir may take, in GB: of a run's own what fits is kept "
+        "where that pays, and others make room for it, those first that were not used for longest.",
     )
 
 

@@ -164,7 +164,9 @@ def _no_room(jobs: list[Encoding], arguments: RecipeArguments) -> str | None:
     size = sum(int(job.rows[missing_pairs(store, job)].sum()) for job in jobs) * key.row_bytes
     try:
         if arguments.training.local_process_index == 0:
-            make_room(directory, key.name, size, int(limit * GIGABYTE))
+            for folder, freed in make_room(directory, key.name, size, int(limit * GIGABYTE)):
+                kept = f"all within --prefix_cache_max_gb {limit:g}"
+                say(arguments.training, f"prefix cache: {folder} removed, {freed / GIGABYTE:.2f} GB, to keep {kept}")
         free = shutil.disk_usage(directory).free
     except OSError as error:
         return f"--prefix_cache_dir {directory}: {error.strerror}"

@@ -142,17 +142,20 @@ def size_of(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.glob("*"))
 
 
-def make_room(directory: Path, name: str, size: int, limit: int) -> None:
+def make_room(directory: Path, name: str, size: int, limit: int) -> list[tuple[Path, int]]:
     """Remove caches, those that were not used for longest first, until `size` more bytes keep all within `limit`.
 
-    The one of that name stays, and so does what some process reads or writes.
+    The one of that name stays, and so does what some process reads or writes. Gives what is gone, with its size.
     """
     others = [folder for folder in directory.glob("*") if folder.name != name and is_ours(folder)]
     total = size + sum(map(size_of, [directory / name, *others]))
+    removed = []
     for folder in sorted(others, key=_last_used):
         freed = size_of(folder)
         if total > limit and remove_cache(folder):
             total -= freed
+            removed.append((folder, freed))
+    return removed
 
 
 def _last_used(folder: Path) -> float:

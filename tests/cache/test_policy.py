@@ -76,6 +76,17 @@ def test_auto_says_why_not_and_trains_without(arguments, tmp_path, capsys, words
     assert sum(each.pairs for each in list_caches(tmp_path / "cache")) == 0
 
 
+def test_a_store_that_makes_room_is_told_of(arguments, tmp_path, capsys):
+    store = tmp_path / "cache" / ("a" * 32)
+    store.mkdir(parents=True)
+    (store / "states.bin").write_bytes(bytes(20_000_000))
+    (store / "manifest.json").write_text("{}")
+    train(arguments("--num_train_epochs=2", "--prefix_cache=on", "--prefix_cache_max_gb=0.02"))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " removed, " in line]
+    assert line == f"prefix cache: {store} removed, 0.02 GB, to keep all within --prefix_cache_max_gb 0.02"
+    assert not store.exists()
+
+
 def test_auto_keeps_what_fits(arguments, capsys):
     train(arguments("--num_train_epochs=3", "--prefix_cache_max_gb=5e-5"))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("prefix cache:")]

@@ -134,9 +134,9 @@ def test_stores_are_bounded_together_and_the_oldest_goes_first(tmp_path):
         os.utime(folder / "manifest.json", (number, number))
     (tmp_path / "the user's").mkdir()
     in_use = lock(tmp_path / ("a" * 32) / "manifest.json", shared=True)
-    for limit, left in ((4500, "abcd"), (3000, "ad"), (0, "ad")):
-        make_room(tmp_path, "d" * 32, 500, limit)
+    for limit, left, gone in ((4500, "abcd", ""), (3000, "ad", "bc"), (0, "ad", "")):
+        assert [folder.name[0] for folder, _ in make_room(tmp_path, "d" * 32, 500, limit)] == list(gone)
         assert sorted(path.name for path in tmp_path.iterdir()) == [*(name * 32 for name in left), "the user's"]
     in_use.release()
-    make_room(tmp_path, "d" * 32, 500, 0)
+    assert make_room(tmp_path, "d" * 32, 500, 0) == [(tmp_path / ("a" * 32), 1000)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d" * 32, "the user's"]
