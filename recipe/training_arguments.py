@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from recipe.internals import use_one_gpu
 from recipe.process.text import without_places
@@ -52,6 +53,20 @@ class FreezeTrainingArguments(TrainingArguments):
     model_card: bool = option(True, "Write README.md, a model card with figures, beside the model.")
     eval_strategy: str = option("epoch", "When to evaluate.", choices=["no", "steps", "epoch"])
     save_strategy: str = option("epoch", "When to save a checkpoint.", choices=["no", "steps", "epoch", "best"])
+    eval_steps: float | None = option(
+        None,
+        "Steps between two evaluations, or a share of all steps below 1; implies --eval_strategy steps. Default with "
+        "it: --save_steps where that is given and saves count steps too, else --logging_steps.",
+    )
+    save_steps: float = option(
+        500,
+        "Steps between two checkpoints, or a share of all steps below 1; implies --save_strategy steps. Default with "
+        "it: --eval_steps where evaluations count steps too, else 500.",
+    )
+    push_to_hub: bool = option(False, "Push what the run leaves, but no checkpoints, to the Hub once it has finished.")
+    hub_strategy: HubStrategy | str = option(
+        "every_save", "'end' and 'every_save' do the same: nothing is pushed before the end. The others are refused."
+    )
     save_total_limit: int | None = option(2, "How many checkpoints to keep, the best one included.")
     load_best_model_at_end: bool = option(True, "End with the best checkpoint's weights, not the last one's.")
     metric_for_best_model: str | None = option(

@@ -94,7 +94,7 @@ def _saves_at(step: int, arguments: RecipeArguments, rows: int) -> bool:
     if args.save_strategy in ("no", "best"):
         return step <= last and args.save_strategy == "best"
     evaluated = args.load_best_model_at_end and args.eval_strategy == "steps"  # any of which may be the best so far
-    every = args.eval_steps if evaluated else args.save_steps
+    every = args.eval_steps if evaluated and args.eval_steps else args.save_steps
     every = every if every >= 1 else math.ceil(last * every)
     each = args.steps_per_epoch(rows) if args.save_strategy == "epoch" else int(every)
     return step == last or (step < last and step % each == 0)

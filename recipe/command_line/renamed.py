@@ -38,7 +38,7 @@ INSTEAD = {
     "dispatch_batches": "nothing: the recipe divides its batches among processes itself",
     "split_batches": "nothing: the recipe divides its batches among processes itself",
     "save_safetensors": "nothing: weights are always saved as safetensors",
-    "include_tokens_per_second": "nothing: pairs and tokens a second are printed",
+    "include_tokens_per_second": "nothing: the encoding's tokens a second are printed",
     "include_inputs_for_metrics": "--do_predict, which writes each pair beside its answer",
     "push_to_hub_model_id": "--hub_model_id",
     "push_to_hub_organization": "--hub_model_id OWNER/NAME",
