@@ -9,6 +9,7 @@ search goes on from it; a trial that falls behind the others is pruned after an 
 import dataclasses
 import math
 import shlex
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers import TrainingArguments
 
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse, parse_training
+from recipe.command_line.schedules import NO_WARMUP
 from recipe.commands.train import prepare
 from recipe.errors import RunError, UserError
 from recipe.internals import storage_of
@@ -43,14 +45,14 @@ from recipe.tuning.study import (
 BEST, HEAD = "best.yaml", "# Trial "
 
 
-def search_space(trial: Any) -> dict[str, Any]:
-    """What a trial tries; rates on a logarithmic scale, warm-up as a share of all steps."""
-    return {
+def search_space(trial: Any, schedule: str) -> dict[str, Any]:
+    """What a trial tries; rates on a logarithmic scale, warm-up as a share of all steps where the schedule has one."""
+    tried = {
         "learning_rate": trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True),
         "num_train_epochs": trial.suggest_int("num_train_epochs", 2, 6),
         "weight_decay": trial.suggest_float("weight_decay", 0.0, 0.1),
-        "warmup_steps": trial.suggest_float("warmup_steps", 0.0, 0.2),
     }
+    return tried if schedule in NO_WARMUP else tried | {"warmup_steps": trial.suggest_float("warmup_steps", 0.0, 0.2)}
 
 
 def tune(words: list[str], trials: int) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _search(trainer: FreezeTrainer, study: Any, trials: int) -> None:
     """
     optuna = require_optuna()
     trainer.hyperparameter_search(
-        hp_space=search_space,
+        hp_space=partial(search_space, schedule=trainer.args.lr_scheduler_type.value),
         compute_objective=lambda metrics: _objective(metrics, trainer.args),
         n_trials=max(0, trials - trials_done(study)),
         direction=direction_of(trainer.args),

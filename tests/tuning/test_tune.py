@@ -59,6 +59,15 @@ def test_a_search_is_by_the_metric_that_is_given(tiny_model, pairs_dir, tmp_path
     assert f"loss {study.best_value:.4f} on the validation" in (tmp_path / "tune" / "best.yaml").read_text()
 
 
+@pytest.mark.parametrize("schedule", ["constant", "reduce_lr_on_plateau"])
+def test_no_warm_up_is_searched_for_where_the_schedule_has_none(tiny_model, pairs_dir, tmp_path, schedule):
+    given = {"model_name_or_path": tiny_model, "data_dir": pairs_dir, "max_length": 32, "use_cpu": "true"}
+    given |= {"per_device_train_batch_size": 35, "freeze_layers": "0-2", "output_dir": tmp_path / "tune"}
+    given |= {"prefix_cache_dir": tmp_path / "cache", "lr_scheduler_type": schedule}
+    assert tune([f"--{name}={value}" for name, value in given.items()], 1).keys() == {*SEARCHED} - {"warmup_steps"}
+    assert parse([str(tmp_path / "tune" / "best.yaml")]).training.warmup_steps == 0
+
+
 def test_a_trial_trains_by_what_it_tries_and_best_yaml_trains_the_same(tiny_model, pairs_dir, tmp_path, monkeypatch):
     given = {"model_name_or_path": tiny_model, "data_dir": pairs_dir, "max_length": 32, "use_cpu": "true"}
     given |= {"per_device_train_batch_size": 8, "freeze_layers": "0-2", "output_dir": tmp_path / "tune"}
