@@ -176,7 +176,7 @@ def test_what_cannot_be_a_space_is_refused_and_nothing_is_left(run, tiny_model, 
         (run, tmp_path / ("x" * 300), r"^--space .*/x+: File name too long; a folder that can be written is expected$"),
         (tiny_model, tmp_path / "new", r"^--model_name_or_path .*: not a model that this recipe saved"),
         (tmp_path / "full", tmp_path / "new", r"^--model_name_or_path .*/full: "),
-        ("some/model", tmp_path / "new", r"^--model_name_or_path some/model: the folder of a finished run is expected"),
+        ("model", tmp_path / "new", r"^--model_name_or_path model: the folder of a finished run is expected"),
     ]:
         with pytest.raises(UserError, match=told):
             write_space(words(model), str(folder), sentences=True)
