@@ -78,14 +78,30 @@ def rows_of(points: list[dict[str, Any]]) -> list[Row]:
     return sorted(rows, key=lambda row: (-row.mean("trainable_parameters"), row.name))
 
 
+def by_types(rows: list[Row]) -> list[list[Row]]:
+    """The rows of each setting, that in bfloat16 first, those in float32 behind it."""
+    parted: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: "bf16=false" in row.name):
+        parted.setdefault(_without_types(row), []).append(row)
+    return [parted[name] for name in dict.fromkeys(map(_without_types, rows))]
+
+
+def _without_types(row: Row) -> str:
+    return re.sub(r" (bf16|prefix_compute_dtype)=\w+", "", row.name)
+
+
 def show() -> None:
-    """Print a table a model, best setting as the reference, and draw the figure of the first model."""
+    """Print a table a model, one of each setting in both types, and draw the figure of the first model."""
     content = json.loads(DATA.read_text())
     models = list(dict.fromkeys(point["model"] for point in content["points"]))
     for number, model in enumerate(models):
         points = [point for point in content["points"] if point["model"] == model]
-        rows = rows_of([point for point in points if point["seed"] >= REPORTED])
+        parted = by_types(rows_of([point for point in points if point["seed"] >= REPORTED]))
+        rows = [each[0] for each in parted]
         print(f"{model}\n\n{format_table(rows, reference_of(rows, 'best'))}\n")
+        for each in parted:
+            if len(each) > 1:
+                print(f"{format_table(each, reference_of(each, 'first'))}\n")
         for row in rows_of([point for point in points if point["seed"] < REPORTED]):
             print(
                 f"{row.name}: loss {row.mean('loss'):.4f}, accuracy {row.mean('accuracy'):.2f}, seeds {[*row.points]}"

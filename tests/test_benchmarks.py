@@ -15,6 +15,7 @@ from recipe.arguments import DataArguments, ModelArguments
 from recipe.data.opening import open_split
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_model
+from recipe.studies.summary import Row
 
 
 @pytest.mark.parametrize("system", ["b", "d", "h", "i16", "k16"])
@@ -123,6 +124,13 @@ def test_a_stopped_sweeps_points_are_added_as_json_and_leave_the_majority(tmp_pa
         assert (content["majority"], len(content["points"])) == (kept, 1)
     (row,) = afqmc.rows_of([{**content["points"][0], "trainable_parameters": 1}])
     assert row.right[42].tolist() == [True, True, False, True]
+
+
+def test_settings_in_float32_stand_behind_the_same_in_bfloat16():
+    flags = ["0-1 bf16=false", "0-2", "0-1 bf16=true", "0-2 bf16=false prefix_compute_dtype=float32", "0-3"]
+    rows = [Row(f"freeze_layers={each}", {}, {}) for each in flags]
+    names = [[row.name.removeprefix("freeze_layers=") for row in each] for each in afqmc.by_types(rows)]
+    assert names == [[flags[2], flags[0]], [flags[1], flags[3]], [flags[4]]]
 
 
 def test_adding_nothing_is_told(monkeypatch, capsys):
