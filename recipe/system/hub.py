@@ -34,12 +34,13 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    here = "no folder here; " if repo_type == "model" else ""  # which a misspelt one is more likely to be
     if constants.HF_HUB_OFFLINE:
         if cached:
             return False
         problem = "HF_HUB_OFFLINE is set and there is no whole copy in the cache"
         problem += " (a run with --no_streaming leaves one)" if repo_type == "dataset" else ""
-        raise UserError(f"{flag} {repo_id}: {problem}; {WAYS_OUT}")
+        raise UserError(f"{flag} {repo_id}: {here}{problem}; {WAYS_OUT}")
     try:
         patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT))
     except GatedRepoError as error:
@@ -52,7 +53,7 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
             raise
         if cached:
             return False
-        raise UserError(f"{flag} {repo_id}: {_reason(error)}") from error
+        raise UserError(f"{flag} {repo_id}: {here}{_reason(error)}") from error
     try:
         os.makedirs(constants.HF_HUB_CACHE, exist_ok=True)
     except OSError as error:  # the Hub's clients take it for a file that the repository lacks

@@ -83,7 +83,7 @@ def test_a_download_that_stopped_is_no_copy(monkeypatch, tmp_path):
     args = ModelArguments(model_name_or_path="some/model")
     for name in ("config.json", "pytorch_model.bin"):
         (snapshot / name).write_text("{}")
-        with pytest.raises(UserError, match="HF_HUB_OFFLINE is set and there is no whole copy"):
+        with pytest.raises(UserError, match="no folder here; HF_HUB_OFFLINE is set and there is no whole copy"):
             open_base(args)
     (snapshot / "vocab.txt").write_text("")
     with pytest.raises(UserError, match="a model without model_type"):  # read from the copy

@@ -260,6 +260,6 @@ def test_a_proxy_that_lacks_a_package_is_one_line(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
-    with pytest.raises(UserError, match=r"^--model_name_or_path a/b: Using SOCKS proxy.*ALL_PROXY") as error:
+    with pytest.raises(UserError, match=r"^--model_name_or_path a/b: no folder here; Using SOCKS.*ALL_PROXY") as error:
         require_hub("--model_name_or_path", "a/b", "model")
     assert "\n" not in str(error.value)
