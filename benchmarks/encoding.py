@@ -53,7 +53,8 @@ class EncodingRates:
     def __init__(self, folder: Path, lengths: list[int], rounds: int) -> None:
         model = _load(folder)
         layers = model.bert.encoder.layer[:DEPTH]
-        self.modules = {name: copy.deepcopy(layers).to(getattr(torch, name)) for name in TYPES}
+        self.modules = {"float32": layers}
+        self.modules |= {name: copy.deepcopy(layers).to(getattr(torch, name)) for name in TYPES[1:]}
         self.hidden = model.config.hidden_size
         rng = random.Random(3)
         self.stock_batches = [rng.sample(lengths, 32) for _ in range(rounds)]

@@ -52,6 +52,7 @@ IDENTITY = {
     "tokenizer_options?": {str: object},
     "arithmetic?": {str: (str, int, bool, None, [str])},
 }
+EVALUATED_WITH = {"data": {str: object}, "training": {str: object}}
 
 
 def given_arguments(arguments: RecipeArguments) -> dict[str, Any]:

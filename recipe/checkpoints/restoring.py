@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads
 
 from recipe.cache import cached_split
 from recipe.checkpoints.carried import SHAPE
-from recipe.checkpoints.identity import IDENTITY
+from recipe.checkpoints.identity import EVALUATED_WITH, IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.rotation import with_best
 from recipe.errors import Damaged, RunError
@@ -32,7 +32,7 @@ RUN = {
     "base_model": str,
     "frozen_prefix_depth": (int, None),
     "carried?": SHAPE,
-    "evaluated_with?": {"data": {str: object}, "training": {str: object}},
+    "evaluated_with?": EVALUATED_WITH,
 }
 CALLBACK = {"args": {str: (float, bool, str, None)}, "attributes": {str: object}}
 STATES = {"global_step": int, "max_steps": int, "epoch": float, "log_history": [{"step": int}], "total_flos": float}

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from recipe.arguments import DataArguments, ModelArguments
+from recipe.checkpoints.identity import EVALUATED_WITH
 from recipe.checkpoints.manifest import Checkpoint, open_checkpoint
 from recipe.command_line.one_line_parser import OneLineParser
 from recipe.data.splits import unit_of
@@ -30,7 +31,7 @@ RECORDED = {  # what a run's checkpoint tells of its model
         "labels": [str],
         "weights": {"frozen": str},
     },
-    "evaluated_with?": {"data": {str: object}, "training": {str: object}},
+    "evaluated_with?": EVALUATED_WITH,
     "base_model": str,
     "frozen_prefix_depth": (int, None),
 }
