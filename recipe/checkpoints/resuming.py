@@ -154,11 +154,11 @@ def _go_on_from(
     if changed and checkpoint.step >= last:  # a changed rate that no step is left for must not be taken for honoured
         raise UserError(f"{changed[0]} in {where}, which is at step {checkpoint.step} of {last} already; {WAY_OUT}")
     notes = [f"--{flag} {now} from here on; it was {old} in {where}" for flag, old, now in changed]
-    arithmetic = before.get("arithmetic", {}), identity["arithmetic"]
-    recorded = [f"--{flag} {now} (was {old})" for flag, old, now in changed] + changed_arithmetic(*arithmetic)
+    arithmetic = changed_arithmetic(before.get("arithmetic", {}), identity["arithmetic"])
+    recorded = [f"--{flag} {now} (was {old})" for flag, old, now in changed] + arithmetic
     return Resume(
         checkpoint,
-        notes=(*complaints, *notes, *other_arithmetic(*arithmetic, where)),
+        notes=(*complaints, *notes, *other_arithmetic(arithmetic, where)),
         changed=(f"behind step {checkpoint.step}: {', '.join(recorded)}",) if recorded else (),
     )
 

@@ -70,6 +70,7 @@ def _settle_strategies(values: dict[str, Any]) -> None:
         if values.get(f"{kind}_steps") is not None:
             values.setdefault(f"{kind}_strategy", "steps")
         _check_steps(values, kind)
+    _check_steps(values, "logging")
     for kind, other in (("eval", "save"), ("save", "eval")):
         if values.get(f"{kind}_strategy") in ("steps", "epoch"):
             values.setdefault(f"{other}_strategy", values[f"{kind}_strategy"])

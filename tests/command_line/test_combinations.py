@@ -32,7 +32,7 @@ def test_the_companion_of_a_strategy_follows():
 
 
 def test_steps_that_a_strategy_does_not_count_are_refused(tmp_path):
-    for kind, strategy in (("eval", "epoch"), ("save", "epoch"), ("save", "best")):
+    for kind, strategy in (("eval", "epoch"), ("save", "epoch"), ("save", "best"), ("logging", "epoch")):
         with pytest.raises(UserError, match=f"^--{kind}_steps 2 with --{kind}_strategy {strategy}: it would do"):
             parse([f"--{kind}_strategy={strategy}", f"--{kind}_steps=2"])
     (tmp_path / "run.yaml").write_text("eval_steps: 2\nsave_steps: 4\n")
