@@ -125,6 +125,7 @@ class Writer:
     def __exit__(self, kind: Any, *_: object) -> None:
         """Wait until all is appended; what was computed before an error too."""
         self.queue.put(None)
+        self.queue.put(None)  # for the wait in `_run`, where the lot behind the first one fails
         self.thread.join()
         if kind is None and self.error is not None:
             raise self.error

@@ -1,4 +1,5 @@
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from recipe.cache.appending import Writer, append, remove_partial
 from recipe.cache.key import make_key
 from recipe.cache.store import intact, open_store
+from recipe.errors import RunError
 from tests.cache.contents import CPU, parts, rows, same
 
 
@@ -70,3 +72,23 @@ def test_what_was_committed_before_a_failure_is_found(encoded, split_tokens, ask
     asked.clear()
     encoded()
     assert 0 < asked[0] < 70
+
+
+def test_a_disk_that_is_full_at_the_very_last_ends_the_run(encoded, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recipe.cache.appending.append", full)  # which a small split comes to once, at its end
+    told = []
+
+    def encode():
+        with pytest.raises(RunError) as error:
+            encoded()
+        told.append(str(error.value))
+
+    run = threading.Thread(target=encode, daemon=True)
+    run.start()
+    run.join(30)
+    assert [each.partition(": ")[2] for each in told] == [
+        "No space left on device; to train without one: --prefix_cache off"
+    ]
