@@ -145,6 +145,11 @@ class FreezeTrainingArguments(TrainingArguments):
         """output_dir as a path; the working directory where it was given empty."""
         return Path(self.output_dir or ".")
 
+    @property
+    def same_command(self) -> str:
+        """What goes on from the newest checkpoint, in words: another --resume would start over, or further back."""
+        return "the same command" + f" without --resume {self.resume}" * (self.resume != "auto")
+
     def steps_per_epoch(self, rows: int) -> int:
         """Optimizer steps of an epoch over so many rows."""
         return math.ceil(rows / (self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size))

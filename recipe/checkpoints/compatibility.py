@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from recipe.cache.cached_split import PrefixState, recorded_state
 from recipe.checkpoints.identity import as_text, default_of
+from recipe.checkpoints.manifest import Checkpoint
 from recipe.errors import UserError
 from recipe.system.arithmetic import refuse_other_precision
 from recipe.training_fields import HONOURED
@@ -58,6 +60,17 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[Change
     for part, what in (("config", "its config.json"), ("tokenizer_options", "its tokenizer")):
         _same_settings(what, old.get(part, {}), new[part], where)
     return changed
+
+
+def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:
+    """Check that the frozen prefix comes to the tail as it did before: from the same kind of cache, or from none.
+
+    Raises:
+        UserError: it does not.
+    """
+    before = recorded_state(checkpoint.manifest["prefix"])
+    if before != prefix:
+        raise UserError(f"prefix cache {prefix}: it was {before} in {checkpoint.folder}; {WAY_OUT}")
 
 
 def _same_settings(what: str, old: dict[str, Any], new: dict[str, Any], where: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from recipe import file_names
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
-from recipe.cache.cached_split import PrefixState, recorded_state
 from recipe.checkpoints.compatibility import WAY_OUT, compare
 from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
@@ -114,14 +113,21 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
         if named.step > limit:
             raise UserError(f"--resume {args.resume}: the machines have checkpoints of different steps there")
         return named
-    report = _finished_report(folder)
+    report, changed, refusal = _finished_report(folder), [], None
     if report is not None:
-        changed = compare(report["identity"], identity, str(folder / file_names.RUN))
-        if not changed:
+        try:
+            changed = compare(report["identity"], identity, str(folder / file_names.RUN))
+        except UserError as error:
+            refusal = error
+        if not changed and refusal is None:
             _same_ending(report, args)
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder, limit, open_resumable)
-    if checkpoint is None and report is not None:
+    # what --resume never has begun anew in a finished run's folder has that one's model and run.json beside it
+    anew = report is not None and checkpoint is not None and checkpoint.manifest["identity"] != report["identity"]
+    if refusal is not None and not anew:
+        raise refusal
+    if checkpoint is None and changed:
         where = f"{folder / file_names.RUN}, and no checkpoint of it is left to go on from"
         raise UserError(f"{changed[0]} in {where}; {WAY_OUT}")
     if checkpoint is None:
@@ -187,14 +193,3 @@ def _same_ending(report: dict[str, Any], args: FreezeTrainingArguments) -> None:
     before = report.get("arguments", {}).get("training", {}).get(name, now)
     if before != now:
         raise UserError(f"--{name} {now}: it was {before} in {where}, which has finished; {WAY_OUT}")
-
-
-def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:
-    """Check that the frozen prefix comes to the tail as it did before: from the same kind of cache, or from none.
-
-    Raises:
-        UserError: it does not.
-    """
-    before = recorded_state(checkpoint.manifest["prefix"])
-    if before != prefix:
-        raise UserError(f"prefix cache {prefix}: it was {before} in {checkpoint.folder}; {WAY_OUT}")

@@ -108,8 +108,8 @@ def _write_model(
                 say(arguments.training, f"note: {folder / name} is of an earlier model; make export makes it anew")
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{folder}: the model cannot be written: {error}; the checkpoints are good, and the same command goes on "
-            "from there"
+            f"{folder}: the model cannot be written: {error}; the checkpoints are good, and "
+            f"{arguments.training.same_command} goes on from there"
         ) from error
 
 
@@ -131,7 +131,7 @@ def _write_results(
             remove_files(folder / name for name in (SCORES, CARD, *FIGURES))
     except OSError as error:
         raise RunError(
-            f"{folder}: the model is written, its results are not: {error}; the same command goes on from there"
+            f"{folder}: the model is written, its results are not: {error}; {args.same_command} goes on from there"
         ) from error
 
 
@@ -172,7 +172,7 @@ def push(trainer: FreezeTrainer) -> None:
     except Exception as error:
         raise RunError(
             f"--push_to_hub: {type(error).__name__}: {one_line(error)}; the model is whole in "
-            f"{args.output_dir}, and the same command pushes it"
+            f"{args.output_dir}, and {args.same_command} pushes it"
         ) from error
     say(args, f"pushed          {without_logins(commit.repo_url.url)}")
 
@@ -195,5 +195,5 @@ def _pushed(folder: Path, repo_id: str) -> list[CommitOperationAdd]:
 
 
 def _warn(trainer: FreezeTrainer, what: str, error: Exception) -> None:
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    say(trainer.args, f"warning: {what}: {reason}; the model is whole, and the same command makes what is missing")
+    args, reason = trainer.args, f"{type(error).__name__}: {one_line(error)}"
+    say(args, f"warning: {what}: {reason}; the model is whole, and {args.same_command} makes what is missing")

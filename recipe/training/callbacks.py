@@ -150,7 +150,7 @@ class SaveAndStop(TrainerCallback):
             raise Stopped(
                 self.request.signum or signal.SIGTERM,
                 f"stopped at step {state.global_step} of {state.max_steps}, saved in {args.output_dir}/"
-                f"checkpoint-{state.global_step}; the same command carries on from there",
+                f"checkpoint-{state.global_step}; {args.same_command} carries on from there",
             )
 
     def _requested(self, args: TrainingArguments, state: TrainerState) -> bool:

@@ -16,9 +16,9 @@ from recipe.batches.tokens import SortedPairs, read_tokens
 from recipe.cache.cached_split import CachedSplit, PrefixState, describe_first_cut, prefix_state, recorded_state
 from recipe.cache.policy import cache_prefix
 from recipe.checkpoints.carried import carried
+from recipe.checkpoints.compatibility import same_prefix
 from recipe.checkpoints.identity import evaluated_with
 from recipe.checkpoints.manifest import Checkpoint
-from recipe.checkpoints.resuming import same_prefix
 from recipe.data.splits import Split, iterate, iterate_batches
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.model.offloading import offload_prefix

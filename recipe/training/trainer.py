@@ -189,12 +189,10 @@ class FreezeTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
-        folder = Path(self.state.best_model_checkpoint)
         try:
-            open_checkpoint(folder)
+            load_trainable(self.model, open_checkpoint(Path(self.state.best_model_checkpoint)).folder)
         except Damaged as damage:
-            raise RunError(f"the best checkpoint is damaged: {damage}; the same command makes it anew") from None
-        load_trainable(self.model, folder)
+            raise RunError(f"the best checkpoint is damaged: {damage}; {self.args.same_command} remakes it") from None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trainable(model or self.model, Path(resume_from_checkpoint))

@@ -7,7 +7,7 @@ import pytest
 
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.commands.train import train
-from recipe.errors import Stopped
+from recipe.errors import Stopped, UserError
 from recipe.training import trainer as trainer_module
 from recipe.training.trainer import FreezeTrainer
 from tests.utils import outcome
@@ -47,6 +47,22 @@ def test_a_signal_finishes_the_step_and_saves_and_the_same_command_goes_on(
     assert checkpoint_folders(tmp_path / "run")[0].name == f"checkpoint-{step}"
     signal_at(0)
     train(arguments(*words))
+    assert outcome(tmp_path)[0] == outcome(tmp_path / "whole")[0]
+
+
+def test_a_run_begun_anew_goes_on_where_it_was_stopped(arguments, tmp_path, signal_at, capsys):
+    words = ["--seed=1", "--prefix_cache=off"]
+    train(arguments(*words, f"--output_dir={tmp_path / 'whole' / 'run'}"))
+    train(arguments("--prefix_cache=off"))
+    signal_at(3, signal.SIGTERM)
+    with pytest.raises(Stopped, match=r"checkpoint-3; the same command without --resume never carries on from there$"):
+        train(arguments(*words, "--resume=never"))
+    signal_at(0)
+    with pytest.raises(UserError, match=r"--seed 2: it was 1 in .*checkpoint-3;"):
+        train(arguments(*words, "--seed=2"))
+    capsys.readouterr()
+    train(arguments(*words))
+    assert "going on from step 3" in capsys.readouterr().out
     assert outcome(tmp_path)[0] == outcome(tmp_path / "whole")[0]
 
 
