@@ -50,6 +50,15 @@ def best_step(state: Mapping[str, Any]) -> int | None:
     return int(name.removeprefix("checkpoint-")) if NAME.fullmatch(name) else state.get("best_global_step")
 
 
+def best_folder(step: int | None, *folders: Path) -> Path | None:
+    """The checkpoint of that step in the first of `folders` that has one.
+
+    The path that a state names is gone, or another run's, where the run's folder was moved.
+    """
+    places = [folder / f"checkpoint-{step}" for folder in folders]
+    return next((place for place in places if step and place.is_dir()), None)
+
+
 def with_best(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`, the best one of its run so far, which lies beside it, checked as well.
 

@@ -17,7 +17,7 @@ from recipe.batches.order import TrainBatches
 from recipe.checkpoints.carried import Carried, so_far
 from recipe.checkpoints.manifest import begin, open_checkpoint, remove_checkpoint, seal
 from recipe.checkpoints.restoring import going_on
-from recipe.checkpoints.rotation import best_step, keep_alone, rotate
+from recipe.checkpoints.rotation import best_folder, best_step, keep_alone, rotate
 from recipe.errors import Damaged, RunError
 from recipe.internals import count_steps_from, set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
@@ -163,8 +163,8 @@ class FreezeTrainer(Trainer):
         with going_on(args[-2]):
             epoch, passed = super()._init_training_state(max_steps, *args)
         self.state.compute_steps(self.args, max_steps)
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-        if self.state.best_global_step and best.is_dir():
+        best = best_folder(self.state.best_global_step, Path(self.args.output_dir), Path(args[-2] or "").parent)
+        if best is not None:
             self.state.best_model_checkpoint = str(best)
         stopping = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
         if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping):

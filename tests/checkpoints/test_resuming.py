@@ -157,6 +157,22 @@ def test_a_path_from_elsewhere_needs_a_folder_without_checkpoints(arguments, tmp
         train(arguments(f"--output_dir={tmp_path / 'two'}", f"--resume={tmp_path / 'one' / 'checkpoint-9'}"))
 
 
+def test_a_run_gone_on_with_from_a_folder_that_was_moved_ends_with_its_best(arguments, tmp_path):
+    words = [*EACH_STEP, "--save_steps=9", "--eval_steps=9", "--metric_for_best_model=loss", "--learning_rate=0.03"]
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    train(arguments(*words, f"--output_dir={first}"))
+    assert json.loads((first / "trainer_state.json").read_text())["best_global_step"] == 9
+    first.rename(moved)
+    train(arguments(*words, f"--output_dir={first}", "--seed=1"))  # another run, where the first one's state points to
+    train(arguments(*words, f"--resume={moved / 'checkpoint-18'}"))
+    expected = (moved / "model.safetensors").read_bytes()
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == expected
+    shutil.rmtree(first)
+    shutil.rmtree(tmp_path / "run")
+    train(arguments(*words, f"--resume={moved / 'checkpoint-18'}"))
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == expected
+
+
 @pytest.mark.parametrize("resume", ["auto", "never"])
 def test_another_programs_checkpoints_are_left_alone(arguments, tmp_path, resume):
     stock = tmp_path / "run" / "checkpoint-5"
