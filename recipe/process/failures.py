@@ -85,10 +85,10 @@ def _text(value: Any) -> str:
 
 @contextmanager
 def in_one_line(args: FreezeTrainingArguments, begun: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Tell in one line of what a run ran out of, and before its first step is behind it of all that it cannot do.
+    """Tell in one line of what a run ran out of or lost, and before its first step is done of all that it cannot do.
 
     Raises:
-        RunError: memory of the processor or a GPU, or the loader workers' shared memory.
+        RunError: memory of the processor or a GPU, or the loader workers' shared memory; or another process is lost.
         UserError: the libraries refuse the first step.
     """
     try:
@@ -97,6 +97,7 @@ def in_one_line(args: FreezeTrainingArguments, begun: Callable[[], bool] = lambd
         raise
     except Exception as error:
         tell_memory(args, error)
+        tell_lost(args, error)
         if begun():
             raise
         raise UserError(blame(args, error)) from error
@@ -124,6 +125,22 @@ def tell_memory(args: FreezeTrainingArguments, error: Exception) -> None:
             f"--per_device_train_batch_size {train} (the steps stay the same where --gradient_accumulation_steps "
             f"{args.gradient_accumulation_steps} is raised as much), --per_device_eval_batch_size {eval_size} or "
             "--max_length, or freeze more layers"
+        ) from error
+
+
+def tell_lost(args: FreezeTrainingArguments, error: Exception) -> None:
+    """Nothing, unless the error is that another process of the run is gone, which alone knows why.
+
+    Raises:
+        RunError: it is.
+    """
+    gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    if args.world_size > 1 and (gloo or isinstance(error, torch.distributed.DistError)):
+        reason = re.sub(r"^\[\S+\] ", "", str(error))  # where in gloo's source
+        raise RunError(
+            f"process {args.process_index} of {args.world_size}: another one has ended or does not answer "
+            f"({one_line(reason, 160)}); if it says nothing itself it was killed; {args.same_command} goes on from "
+            "what is saved"
         ) from error
 
 

@@ -21,6 +21,7 @@ from recipe.checkpoints.rotation import best_folder, best_step, keep_alone, rota
 from recipe.errors import Damaged, RunError
 from recipe.internals import count_steps_from, set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
+from recipe.process.failures import tell_lost
 from recipe.system.files import describe_free
 from recipe.training.accelerator import watch_losses
 from recipe.training.loss import LossWatch
@@ -136,6 +137,7 @@ class FreezeTrainer(Trainer):
                 seal(folder, {"step": self.state.global_step, "trainable": trainable, "carried": carried, **self.run})
         except (OSError, RuntimeError, SafetensorError) as error:
             remove_checkpoint(folder)
+            tell_lost(self.args, error)
             reason = f"{' '.join(str(error).split())} ({describe_free(folder.parent)})"
             raise RunError(f"{folder}: cannot be written: {reason}; the older checkpoints are as they were") from error
         finally:

@@ -1,4 +1,5 @@
 import errno
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,22 @@ def test_what_a_run_ran_out_of_is_said_with_what_to_lower(arguments, monkeypatch
         assert str(found.value).startswith(told)
         assert "\n" not in str(found.value)
         assert ("--per_device_train_batch_size 8" in str(found.value)) is (not told.startswith("--data"))
+
+
+def test_that_another_process_is_lost_is_told(arguments):
+    alone = arguments("--resume=never").training
+    pair = SimpleNamespace(world_size=2, process_index=0, same_command=alone.same_command, dataloader_num_workers=0)
+    said = "Connection closed by peer [127.0.0.1]:4"
+    for error in (RuntimeError(f"[/gloo/gloo/transport/tcp/pair.cc:553] {said}"), torch.distributed.DistError(said)):
+        with pytest.raises(RuntimeError) as found, in_one_line(alone):
+            raise error
+        assert found.value is error
+        with pytest.raises(RunError) as told, in_one_line(pair):
+            raise error
+        assert str(told.value) == (
+            f"process 0 of 2: another one has ended or does not answer ({said}); if it says nothing itself it was "
+            "killed; the same command without --resume never goes on from what is saved"
+        )
 
 
 def test_shared_memory_may_be_short_without_workers(arguments):
