@@ -80,7 +80,9 @@ def _open(job: Encoding, args: TrainingArguments, before: Store | None = None) -
         return None
     trusted: Collection[int] = {block.first for block in before.blocks} if before else ()
     good = intact(store, trusted)
-    lost = sum(len(block.hashes) for block in store.blocks) - sum(len(block.hashes) for block in good.blocks)
+    kept = {block.first for block in good.blocks}
+    damaged = [block.hashes for block in store.blocks if block.first not in kept]
+    lost = int((good.find(np.concatenate(damaged)) < 0).sum()) if damaged else 0  # the others have been encoded again
     if lost and before is None:
         say(args, f"prefix cache: {store.folder}: {lost:,} pairs are not what was written; they are encoded again")
     return good

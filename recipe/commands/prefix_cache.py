@@ -57,8 +57,8 @@ def list_caches(directory: Path) -> Iterator[Listed]:
             try:
                 manifest = read_json(folder / MANIFEST, (SHAPE, OLD_SHAPE))
                 blocks = list(read_blocks(folder)) if "store" in manifest else []
-                pairs = sum(len(block.hashes) for block in blocks)
-                yield Listed(folder, size_of(folder), manifest, pairs, sum(block.seconds for block in blocks))
+                pairs = {each for block in blocks for each in block.hashes.tolist()}  # a damaged block's stand in two
+                yield Listed(folder, size_of(folder), manifest, len(pairs), sum(block.seconds for block in blocks))
             except (OSError, Damaged):  # gone meanwhile, or another program's
                 continue
     for folder in unfinished_folders(directory):

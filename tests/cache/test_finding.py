@@ -120,6 +120,17 @@ def test_states_that_are_not_what_was_written_are_made_again(arguments, tmp_path
         path.write_bytes(whole)
 
 
+def test_what_was_damaged_and_made_again_is_told_of_once(encoded, tmp_path, capsys):
+    _, _, key = encoded()
+    with open(tmp_path / "cache" / key.name / "states.bin", "r+b") as file:
+        file.write(bytes(64))
+    for told in (True, False):
+        capsys.readouterr()
+        encoded()
+        assert ("are not what was written; they are encoded again" in capsys.readouterr().out) is told
+    assert [each.pairs for each in list_caches(tmp_path / "cache")] == [70]
+
+
 def test_the_next_run_finds_it(arguments, tmp_path, capsys):
     words = ("--num_train_epochs=2",)
     train(arguments(*words))
