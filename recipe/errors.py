@@ -24,6 +24,11 @@ class RunError(_OneLine):
     """A run that cannot go on, through no fault of its arguments; one line says where it stopped and what to try."""
 
 
+def raised_on_all(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it comes from, is one that `distributed.together` raises on every process."""
+    return error is not None and (getattr(error, "on_all", False) or raised_on_all(error.__cause__))
+
+
 class Damaged(Exception):
     """A file or folder of our own that is not what was written; one line names it and what is wrong."""
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from recipe.errors import Damaged, RunError, Stopped, UserError
+from recipe.errors import Damaged, RunError, Stopped, UserError, raised_on_all
 from recipe.process.launcher import forget_incomplete
 from recipe.process.streams import OutputLost, may_be_lost, open_streams, write_out
 from recipe.process.text import shown, without_logins
@@ -31,7 +31,7 @@ def exit_on_error(main: Callable[[], None]) -> None:
     except UserError as error:
         _exit(f"error: {error}", 2, "LOCAL_RANK")  # every rank of a machine has the same one (`distributed.together`)
     except (RunError, Damaged) as error:
-        _exit(f"error: {error}", 1)
+        _exit(f"error: {error}", 1, _told_by(error))
     except Stopped as stopped:
         _exit(str(stopped), stopped.status, "RANK")  # a signal reaches all ranks, and one of them tells of it
     except KeyboardInterrupt:
@@ -40,7 +40,12 @@ def exit_on_error(main: Callable[[], None]) -> None:
         lost = error if isinstance(error, OutputLost) else OutputLost(error)
         _exit(str(lost), lost.status, "RANK")
     except OSError as error:  # a disk that is full, a folder that is read-only or gone
-        _exit(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1)
+        _exit(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", 1, _told_by(error))
+
+
+def _told_by(error: Exception) -> str:
+    """Who of a machine's processes tells of an error: the first, where all have it, else whichever has."""
+    return "LOCAL_RANK" if raised_on_all(error) else ""
 
 
 def end_at_once() -> None:

@@ -98,7 +98,9 @@ def together(args: TrainingArguments, find: Callable[[], T], *kinds: type[Except
         failure = kind, f"{place}{getattr(error, 'strerror', None) or error}"
     for failed in from_all_ranks(args, failure):
         if failed is not None:
-            raise kinds_for_all[failed[0]](failed[1])
+            same = kinds_for_all[failed[0]](failed[1])
+            same.on_all = True  # type: ignore[attr-defined]
+            raise same
     return cast(T, value)
 
 

@@ -1,5 +1,6 @@
 """Several processes on one machine, as accelerate launch starts them: gloo on the CPU."""
 
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import time
 import pytest
 import torch
 
+from recipe.cache import appending
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.commands import answering, predict
 from recipe.commands.prefix_cache import list_caches
@@ -56,6 +58,21 @@ def test_two_ranks_give_the_result_of_one(arguments, run_two, tmp_path):
         assert ends[0][key] == ends[1][key], key
     assert len(history(tmp_path / "one", "eval_loss")) < 6
     assert [each.pairs for each in list_caches(tmp_path / "cache of two")] == [100]
+
+
+def fill_the_second_ranks_disk():
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if os.environ["RANK"] == "1":
+        appending.append = full
+
+
+def test_what_a_rank_cannot_write_is_told_once(tiny_model, pairs_dir, tmp_path):
+    flags = [*small_run(tiny_model, pairs_dir, tmp_path / "cache"), f"--output_dir={tmp_path / 'run'}"]
+    first, second = fork_ranks(flags, [tmp_path, tmp_path], prepare=fill_the_second_ranks_disk)
+    assert (first.status, second.status, second.err) == (1, 1, ""), first.err
+    assert "No space left on device; to train without one: --prefix_cache off" in first.err
 
 
 def test_two_ranks_score_and_answer_like_one(tiny_model, pairs_dir, tmp_path, arguments):
