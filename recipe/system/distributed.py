@@ -99,7 +99,7 @@ def together(args: TrainingArguments, find: Callable[[], T], *kinds: type[Except
     for failed in from_all_ranks(args, failure):
         if failed is not None:
             same = kinds_for_all[failed[0]](failed[1])
-            same.on_all = True  # type: ignore[attr-defined]
+            same.on_all = True
             raise same
     return cast(T, value)
 
