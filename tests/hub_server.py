@@ -14,8 +14,9 @@ from urllib.parse import unquote, urlparse
 COMMIT = "a" * 40
 PUSHES = r"/(preupload|commit)/"
 # How many of the next answers with a Parquet file's bytes break off in the middle; how many of the next answers, behind
-# the first `free`, are that the Hub is busy, and for how many seconds; and a token that is taken for expired.
-FAULTS = {"left": 0, "busy": 0, "free": 0, "wait": 0, "expired": None}
+# the first `free`, are that the Hub is busy, and for how many seconds; a token that is taken for expired; and a file
+# that is forbidden to all.
+FAULTS = {"left": 0, "busy": 0, "free": 0, "wait": 0, "expired": None, "forbidden": None}
 
 
 def etag(path):
@@ -64,6 +65,9 @@ def hub(repositories: dict[str, Path]):
             """Whether the request has been answered by what a Hub answers that has nothing against the path."""
             if FAULTS["expired"] and self.headers.get("Authorization") == f"Bearer {FAULTS['expired']}":
                 self.give(401, b"{}", X_Error_Message="Invalid credentials in Authorization header")
+                return True
+            if FAULTS["forbidden"] and self.path.endswith(FAULTS["forbidden"]):
+                self.give(403, b"{}")
                 return True
             FAULTS["free"] -= 1
             if FAULTS["free"] >= 0 or not FAULTS["busy"]:
@@ -148,5 +152,7 @@ def ask(endpoint, monkeypatch):
     """Have this process ask that Hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # a client made for an earlier test asks its Hub
     monkeypatch.setenv("HF_ENDPOINT", endpoint)

@@ -15,7 +15,8 @@ from recipe.arguments import MOST_TAILS, ModelArguments
 from recipe.errors import UserError
 from recipe.file_names import WEIGHTS
 from recipe.model.modeling import BertPairwiseCLSConfig
-from recipe.system.hub import has_copy, is_repository, require_hub
+from recipe.model.weights import FORMS
+from recipe.system.hub import download, has_copy, is_repository, require_hub
 
 OURS = BertPairwiseCLSConfig.model_type
 KINDS = ("bert", "ernie", "electra", OURS)
@@ -31,11 +32,7 @@ OF_A_RUN = ("id2label", "label2id", "problem_type", "frozen_prefix_depth", "num_
 OWNERS = {"bert-": "google-bert", "chinese-": "hfl", "rbt": "hfl", "ernie-": "nghuyong", "bge-": "BAAI"}
 WORKING = "google-bert/bert-base-chinese, hfl/chinese-roberta-wwm-ext or nghuyong/ernie-3.0-base-zh"
 # Files that a model is loaded from, one of each.
-PARTS = (
-    ("config.json",),
-    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ("vocab.txt", "tokenizer.json"),
-)
+PARTS = (("config.json",), FORMS, ("vocab.txt", "tokenizer.json"))
 MOST = 1000  # layers, or heads: a layer takes memory before it is known whether there are weights for it
 POINTER = b"version https://git-lfs"
 
@@ -47,14 +44,14 @@ class Base(NamedTuple):
         kind: one of KINDS.
         config: the encoder's, under this recipe's model type, with the labels of a run of this recipe.
         tokenizer_class: the one that the configuration names, if any.
-        options: for each `from_pretrained` of its files.
+        on_hub: whether the Hub is to be asked for its files, before each is read from the cache.
     """
 
     args: ModelArguments
     kind: str
     config: BertPairwiseCLSConfig
     tokenizer_class: str | None
-    options: dict[str, Any]
+    on_hub: bool
 
     @property
     def name(self) -> str:
@@ -74,17 +71,18 @@ def open_base(args: ModelArguments) -> Base:
         UserError: no such folder or repository, the Hub is out of reach, or the model is no BERT.
     """
     name = args.name
-    local = _is_local(name) or not require_hub("--model_name_or_path", name, "model", has_copy(name, PARTS))
-    options = {"local_files_only": local}
+    on_hub = not _is_local(name) and require_hub("--model_name_or_path", name, "model", has_copy(name, PARTS))
     with reading(name, "config.json"):
-        values, _ = BertConfig.get_config_dict(name, **options)
+        if on_hub and download("--model_name_or_path", name, "config.json") is None:
+            raise UserError(f"--model_name_or_path {name}: no config.json on the Hub; a BERT checkpoint is expected")
+        values, _ = BertConfig.get_config_dict(name, local_files_only=True)
         kind = _kind(name, values)
         kept = ENCODER + OF_A_RUN if kind == OURS else ENCODER
         config = BertPairwiseCLSConfig.from_dict({key: values[key] for key in kept if key in values})
         _check_config(config)
     if args.dropout is not None:
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.classifier_dropout = args.dropout
-    return Base(args, kind, config, values.get("tokenizer_class"), options)
+    return Base(args, kind, config, values.get("tokenizer_class"), on_hub)
 
 
 def _kind(name: str, values: dict[str, Any]) -> str:

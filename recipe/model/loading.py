@@ -16,6 +16,7 @@ from recipe.model.base_model import ENCODER as CONFIGURED
 from recipe.model.base_model import OURS, Base, open_base, readable_labels, reading
 from recipe.model.modeling import BertForPairwiseCLS, Tail
 from recipe.model.tokenizer import load_tokenizer
+from recipe.model.weights import download_weights
 from recipe.process.progress import quiet_libraries
 
 # The parts of a published model that are its encoder; whatever else it holds are heads, which this recipe's replaces.
@@ -23,6 +24,7 @@ ENCODER = ("embeddings.", "encoder.")
 UNUSED = ("embeddings.position_ids", "embeddings.token_type_ids", "embeddings.task_type_embeddings.")
 TASK = "embeddings.task_type_embeddings.weight"
 TYPES = "embeddings.token_type_embeddings.weight"
+READING: Any = {"output_loading_info": True, "ignore_mismatched_sizes": True, "local_files_only": True}
 
 
 def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
@@ -35,16 +37,17 @@ def load_model(base: Base, keep_classifier: bool = False) -> BertForPairwiseCLS:
     """
     quiet_libraries()  # no report of a classifier that is new by design
     with reading(base.name, "its weights"):
-        source: dict[str, Any] = {"pretrained_model_name_or_path": base.name, **base.options}
+        if base.on_hub:
+            download_weights("--model_name_or_path", base.name)
+        source: dict[str, Any] = {"pretrained_model_name_or_path": base.name}
         if base.kind in ("ernie", "electra"):
             source = {"pretrained_model_name_or_path": None, "state_dict": _as_bert(base)}
         model, report = BertForPairwiseCLS.from_pretrained(
             config=base.config,
             attn_implementation=base.args.attn_implementation,
             dtype=getattr(torch, base.args.dtype),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
             **source,
+            **READING,
         )
     _check_report(base, report, keep_classifier)
     if not keep_classifier and "classifier.weight" not in report["missing_keys"]:
@@ -132,25 +135,18 @@ def _as_bert(base: Base) -> dict[str, Tensor]:
     shape = {key: getattr(base.config, key) for key in CONFIGURED}
     config: ErnieConfig | ElectraConfig
     if base.kind == "ernie":
-        stored = ErnieConfig.from_pretrained(base.name, **base.options)
+        stored = ErnieConfig.from_pretrained(base.name, local_files_only=True)
         tasks = {key: getattr(stored, key) for key in ("use_task_id", "task_type_vocab_size")}
         kind, config = partial(ErnieModel.from_pretrained, add_pooling_layer=False), ErnieConfig(**shape, **tasks)
     else:
         kind, config = ElectraModel.from_pretrained, ElectraConfig(**shape, embedding_size=base.config.hidden_size)
-        narrow = ElectraConfig.from_pretrained(base.name, **base.options).embedding_size
+        narrow = ElectraConfig.from_pretrained(base.name, local_files_only=True).embedding_size
         if narrow != config.hidden_size:
             raise UserError(
                 f"{base.flag}: an ELECTRA of embedding_size {narrow} and hidden_size {config.hidden_size}, which a "
                 "layer between them joins; one where they are equal is expected (base or large)"
             )
-    model, report = kind(
-        base.name,
-        config=config,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **base.options,
-    )
+    model, report = kind(base.name, config=config, dtype=torch.float32, **READING)
     _check_report(base, report, keep_classifier=False)
     state = model.state_dict()
     if TASK in state:

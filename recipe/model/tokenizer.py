@@ -4,7 +4,10 @@ from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
 from recipe.errors import UserError
 from recipe.model.base_model import Base, reading
+from recipe.system.hub import download
 
+# What a tokenizer is made from, whichever of them are there.
+FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "added_tokens.json", "special_tokens_map.json")
 SMALL = 0.9  # of the embedding's rows: published vocabularies are padded to a round number, by 1 % at most
 
 
@@ -22,8 +25,11 @@ def load_tokenizer(base: Base, max_length: int | None = None) -> PreTrainedToken
         UserError: it has none, or one that does not fit the model.
     """
     config = BertConfig(tokenizer_class=base.tokenizer_class, name_or_path=base.name)
+    options = {"trust_remote_code": False, "local_files_only": True}
+    for name in FILES if base.on_hub else ():
+        download("--model_name_or_path", base.name, name)
     with reading(base.name, "its tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, trust_remote_code=False, **base.options)
+        tokenizer = AutoTokenizer.from_pretrained(base.name, config=config, **options)
         _check_tokenizer(base, tokenizer)  # a vocabulary of something else fails only where it is used
     if max_length is not None:
         tokenizer.model_max_length = max_length

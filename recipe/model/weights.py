@@ -1,4 +1,4 @@
-"""A model's weights on their way to disk and back: what is trained, whole even where FSDP has sharded it."""
+"""A model's weights on their way from the Hub, to disk and back: what is trained, whole even where FSDP sharded it."""
 
 import hashlib
 from pathlib import Path
@@ -8,8 +8,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from recipe.errors import Damaged
+from recipe.errors import Damaged, UserError
 from recipe.file_names import WEIGHTS
+from recipe.system.hub import download
+from recipe.system.json_files import read_json
+
+# Of published weights, in the order in which `from_pretrained` looks for them.
+FORMS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def download_weights(flag: str, repo_id: str) -> None:
+    """Bring a model's weights into the cache, in the first form that the Hub has, with all of their shards.
+
+    Raises:
+        UserError: there are none, or one file cannot be fetched.
+    """
+    found = next(filter(None, (download(flag, repo_id, name) for name in FORMS)), None)
+    if found is None:
+        raise UserError(f"{flag} {repo_id}: none of {', '.join(FORMS)} on the Hub, which torch reads")
+    shards = read_json(found, {"weight_map": {str: str}})["weight_map"].values() if found.suffix == ".json" else ()
+    for shard in sorted(set(shards)):
+        if download(flag, repo_id, shard) is None:
+            raise UserError(f"{flag} {repo_id}: no {shard} on the Hub, where {found.name} names it")
 
 
 def whole(value: Tensor) -> Tensor:

@@ -43,12 +43,10 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
         raise UserError(f"{flag} {repo_id}: {here}{problem}; {WAYS_OUT}")
     try:
         patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT))
-    except GatedRepoError as error:
-        raise UserError(f"{flag} {repo_id}: access must be asked for on the Hub first; then set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        problem = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
-        raise UserError(f"{flag} {repo_id}: {problem}") from error
     except Exception as error:
+        if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+            problem = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
+            raise UserError(f"{flag} {repo_id}: {problem}") from error
         if not (is_hubs(error) or isinstance(error, (OSError, ValueError, ImportError))):  # the last: of a proxy
             raise
         if cached:
@@ -71,7 +69,14 @@ def has_copy(repo_id: str, files: Iterable[tuple[str, ...]]) -> bool:
 
 def is_repository(name: str) -> bool:
     """Whether a name may be OWNER/NAME on the Hub, and is no path."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def in_cache(repo_id: str, name: str) -> Path | None:
@@ -86,21 +91,36 @@ def fetch(flag: str, repo_id: str, name: str, cached: bool) -> Path | None:
     """A file of a model's, from the Hub or, where that is out of reach, its cache; None where it is not there.
 
     Raises:
-        UserError: as `require_hub`, or the Hub is gone meanwhile.
+        UserError: as `require_hub`, or as `download`.
     """
-    from huggingface_hub import HfApi
+    if require_hub(flag, repo_id, "model", cached):
+        return download(flag, repo_id, name)
+    return in_cache(repo_id, name)
+
+
+def download(flag: str, repo_id: str, name: str) -> Path | None:
+    """A file of a model's, brought into the cache from the Hub; None where the Hub says that there is none.
+
+    transformers, when it loads by name, takes any other answer (busy, forbidden) for that as well: without
+    tokenizer_config.json it would make another tokenizer, and say nothing. So it is given files of the cache alone.
+
+    Raises:
+        UserError: it cannot be fetched, or cannot be kept.
+    """
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    if require_hub(flag, repo_id, "model", cached):
-        try:
-            return Path(patiently(lambda: HfApi().hf_hub_download(repo_id, name)))
-        except RemoteEntryNotFoundError:
-            return None
-        except Exception as error:
-            if not is_hubs(error) and not isinstance(error, OSError):
-                raise
-            raise UserError(f"{flag} {repo_id}: {name}: {_reason(error)}") from error
-    return in_cache(repo_id, name)
+    try:
+        return Path(HfApi().hf_hub_download(repo_id, name))  # which asks a busy Hub again
+    except RemoteEntryNotFoundError:
+        return None
+    except Exception as error:
+        if not is_hubs(error) and not isinstance(error, OSError):
+            raise
+        reason = _reason(error)
+        if isinstance(error, OSError) and error.errno and not is_hubs(error):
+            reason = f"cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}); name another folder with HF_HOME"
+        raise UserError(f"{flag} {repo_id}: {name}: {reason}") from error
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -152,8 +172,19 @@ def _wait(error: BaseException) -> float | None:
 
 def _reason(error: BaseException) -> str:
     """Why the Hub did not give what it was asked for, and what to do about it."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError
+
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if isinstance(error, GatedRepoError):
+        return "access must be asked for on the Hub first; then set HF_TOKEN"
+    if isinstance(error, HFValidationError):
+        return "OWNER/NAME on the Hub is expected; files are read by --data_dir FOLDER"
+    if isinstance(error, LocalEntryNotFoundError):  # which says of all of them that there is no connection
+        error = error.__cause__ or error
     status = getattr(_response(error), "status_code", None)
+    if status in (401, 403) and not get_token():
+        return f"{endpoint} refuses what comes without a token (status {status}); set HF_TOKEN to one"
     if status in (401, 403):
         problem = f"{endpoint} does not take the token (status {status}), which may have expired"
         return f"{problem}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"

@@ -8,13 +8,17 @@ import sys
 import datasets
 import pytest
 from datasets.iterable_dataset import ExamplesIterable
+from transformers import BertModel
 
-from recipe.arguments import DataArguments
+from recipe.arguments import DataArguments, ModelArguments
 from recipe.commands.check_data import check_data
 from recipe.commands.train import train
-from recipe.data.opening import open_split
+from recipe.data.opening import open_split, require_split
 from recipe.data.splits import iterate
 from recipe.errors import RunError, UserError
+from recipe.model.base_model import open_base
+from recipe.model.loading import load_model
+from recipe.model.tokenizer import load_tokenizer
 from recipe.system.hub import require_hub
 from tests.hub_server import FAULTS, ask, hub
 from tests.published import publish
@@ -117,7 +121,7 @@ def small_hub(monkeypatch, tiny_model):
     with hub({"models/some/model": tiny_model}) as endpoint:
         ask(endpoint, monkeypatch)
         yield
-    FAULTS.update(busy=0, free=0, wait=0, expired=None)
+    FAULTS.update(busy=0, free=0, wait=0, expired=None, forbidden=None)
 
 
 def test_a_busy_hub_is_asked_again(small_hub):
@@ -146,6 +150,49 @@ def test_an_expired_token_is_named_and_no_mirror(small_hub, monkeypatch):
         require_hub("--model_name_or_path", "some/model", "model")
     assert "mirror" not in str(error.value)
     assert not require_hub("--model_name_or_path", "some/model", "model", cached=True)
+
+
+def load(name):
+    base = open_base(ModelArguments(model_name_or_path=name))
+    return load_tokenizer(base), load_model(base)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_file_that_the_hub_refuses_is_not_taken_for_one_that_is_missing(small_hub, tmp_path, monkeypatch, name):
+    """As transformers takes it, which without tokenizer_config.json makes another tokenizer."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    FAULTS["forbidden"] = f"/{name}"
+    with pytest.raises(UserError, match=rf"some/model: {name}: http.*without a token \(status 403\); set HF_TOKEN"):
+        load("some/model")
+
+
+def test_weights_in_shards_are_fetched_whole(tiny_model, tmp_path, monkeypatch):
+    shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("model.safetensors"))
+    BertModel.from_pretrained(tiny_model).save_pretrained(tmp_path / "model", max_shard_size="100KB")
+    shards = sorted((tmp_path / "model").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    with hub({"models/some/sharded": tmp_path / "model", "models/some/other": tmp_path / "model"}) as endpoint:
+        ask(endpoint, monkeypatch)
+        found = load("some/sharded")[1].bert.state_dict()
+        expected = BertModel.from_pretrained(tiny_model, add_pooling_layer=False).state_dict()
+        assert all(found[name].equal(value) for name, value in expected.items())
+        shards[-1].unlink()
+        with pytest.raises(UserError, match=rf"some/other: no {shards[-1].name} on the Hub, where model.safetensors.i"):
+            load("some/other")
+        (tmp_path / "model" / "model.safetensors.index.json").rename(tmp_path / "model" / "tf_model.h5")
+        with pytest.raises(UserError, match=r"some/other: none of model.safetensors, .* on the Hub"):
+            load("some/other")
+        (tmp_path / "model" / "config.json").unlink()
+        with pytest.raises(UserError, match=r"some/other: no config.json on the Hub"):
+            load("some/other")
+
+
+@pytest.mark.parametrize("name", ["google-bert/bert-base-chinese@main", "my models/bert", "a/b/c", "./a", "~/a", "a/"])
+def test_a_name_that_the_hub_cannot_have_is_told_without_asking_it(small_hub, name):
+    with pytest.raises(UserError, match="no such folder; a folder or OWNER/NAME on the Hub is expected"):
+        open_base(ModelArguments(model_name_or_path=name))
+    with pytest.raises(UserError, match=f"--dataset_name {name}: OWNER/NAME on the Hub is expected; files are read by"):
+        require_split(DataArguments(dataset_name=name), "train")
 
 
 def test_a_hub_that_is_gone_in_the_middle_ends_the_run_in_a_line():
@@ -179,8 +226,6 @@ def promised(arguments, afqmc, tmp_path, monkeypatch):
         ask(endpoint, monkeypatch)
         monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("datasets.config.HF_ENDPOINT", endpoint)
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield build
 
 
