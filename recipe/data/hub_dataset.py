@@ -19,6 +19,8 @@ from recipe.process.progress import told_while_it_lasts
 from recipe.rows.columns import Columns, offer
 from recipe.system.hub import patiently, require_hub
 
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+
 
 def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     """The split `name` of the data set, at most `limit` pairs of it; its rows are counted from its metadata, if it may.
@@ -35,20 +37,18 @@ def open_hub(args: DataArguments, name: str, limit: int | None) -> Split:
     classes = names_of_ids(source, classes, names) if classes else None
     rules = RowRules(names, name != "test", classes, args.on_bad_row == "skip", columns)
     known = (rows.info.splits or {}).get(name)
+    skipped: list[str] = []
     if known is not None and known.num_examples and not rules.skip:
         count = min(known.num_examples, known.num_examples if limit is None else limit)
-        shards = _shards(args, rows)
-        if count < known.num_examples:  # what is behind them is not read; of several shards each would be cut
-            rows, shards = rows.take(count), 1
-        pairs = _pairs(rows, source, rules)
-        return Split(name, source, pairs, count, names, fingerprint, shards=shards, unit=unit_of(args))
-    skipped: list[str] = []
-    numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
-    with told_while_it_lasts(f"reading {source}"):
-        count = sum(1 for _ in islice(checked(numbered, skipped, rules), limit))
-    pairs = _pairs(rows, source, rules)
+    else:
+        numbered = ((f"{source} row {number}", row) for number, row in enumerate(iter(rows), 1))
+        with told_while_it_lasts(f"reading {source}"):
+            count = sum(1 for _ in islice(checked(numbered, skipped, rules), limit))
     shards = _shards(args, rows)
-    if count == limit:
+    if count == limit and not rules.skip:  # what is behind them is not read; of several shards each would be cut
+        rows, shards = rows.take(count), 1
+    pairs = _pairs(rows, source, rules)
+    if count == limit and rules.skip:  # which among them are left out is not known before
         pairs, shards = pairs.take(count), 1
     return Split(name, source, pairs, count, names, fingerprint, skipped, shards, unit=unit_of(args))
 
@@ -78,6 +78,9 @@ def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
             patiently(builder.download_and_prepare)
         rows = builder.as_streaming_dataset(split=name) if args.streaming else builder.as_dataset(split=name)
     except Exception as error:  # DatasetNotFoundError, ValueError, FileNotFoundError, ...: each says what is missing
+        _refuse_unwritable(args, error)
+        if "BuilderConfig" in str(error):
+            flag = f"--dataset_config_name {args.dataset_config_name}, of {args.dataset_name} ('' names none)"
         raise UserError(f"{flag}: {' '.join(str(error).split())[:200]}") from error
     columns = Columns.of(args)
     missing = set(columns.sentences) - set(rows.column_names or columns.sentences)
@@ -110,12 +113,21 @@ def _prepared(args: DataArguments) -> Cache | None:
             hash="auto",
         )
     except (OSError, ValueError, KeyError) as error:  # it is missing, or damaged
-        if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError(
-                f"--dataset_name {args.dataset_name}: {datasets.config.HF_DATASETS_CACHE} cannot be written "
-                f"({error.strerror}), where datasets keeps a lock; name another folder, or a copy of it, with HF_HOME"
-            ) from error
+        _refuse_unwritable(args, error)
         return None
+
+
+def _refuse_unwritable(args: DataArguments, error: Exception) -> None:
+    """Say what to do where `datasets`, which writes there also what it streams, cannot write; nothing of others.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        raise UserError(
+            f"--dataset_name {args.dataset_name}: {datasets.config.HF_DATASETS_CACHE} cannot be written "
+            f"({error.strerror}), where datasets keeps a lock; name another folder, or a copy of it, with HF_HOME"
+        ) from error
 
 
 def _to_pairs(
