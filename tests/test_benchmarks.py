@@ -133,6 +133,13 @@ def test_settings_in_float32_stand_behind_the_same_in_bfloat16():
     assert names == [[flags[2], flags[0]], [flags[1], flags[3]], [flags[4]]]
 
 
+def test_settings_are_compared_with_the_best_that_has_several_seeds():
+    points = [{"accuracy": 71.0}, {"accuracy": 72.0}, {"accuracy": 73.0}]
+    poor, good, lucky = (Row("", dict.fromkeys(range(n), p), {}) for n, p in zip((3, 3, 1), points, strict=True))
+    assert afqmc.best_of_several([poor, good, lucky]) is good
+    assert afqmc.best_of_several([lucky]) is lucky
+
+
 def test_adding_nothing_is_told(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["afqmc", "add", "m"])
     with pytest.raises(SystemExit, match="2"):
