@@ -50,13 +50,14 @@ def best_step(state: Mapping[str, Any]) -> int | None:
     return int(name.removeprefix("checkpoint-")) if NAME.fullmatch(name) else state.get("best_global_step")
 
 
-def best_folder(step: int | None, *folders: Path) -> Path | None:
-    """The checkpoint of that step in the first of `folders` that has one.
+def best_folder(state: Mapping[str, Any], *folders: Path) -> str | None:
+    """The best checkpoint in the first of `folders` that has it, else where the Trainer's state says that it is.
 
-    The path that a state names is gone, or another run's, where the run's folder was moved.
+    What the state names is gone, or another run's, where the run's folder was moved.
     """
-    places = [folder / f"checkpoint-{step}" for folder in folders]
-    return next((place for place in places if step and place.is_dir()), None)
+    step = state.get("best_global_step")
+    places = [folder / f"checkpoint-{step}" for folder in folders if step]
+    return next((str(place) for place in places if place.is_dir()), state.get("best_model_checkpoint"))
 
 
 def with_best(folder: Path) -> Checkpoint:

@@ -22,6 +22,7 @@ from recipe.errors import Damaged, RunError
 from recipe.internals import count_steps_from, set_last_rates
 from recipe.model.weights import load_trainable, save_trainable, trainable_weights
 from recipe.process.failures import tell_lost
+from recipe.process.progress import say
 from recipe.system.files import describe_free
 from recipe.training.accelerator import watch_losses
 from recipe.training.loss import LossWatch
@@ -83,8 +84,7 @@ class FreezeTrainer(Trainer):
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         if self.accelerator.sync_gradients:
             whole, self._step_loss = self._step_loss, None
-            if self._watch is None:
-                self._watch = watch_losses(self.optimizer, self.accelerator, Path(self.args.output_dir))
+            self._watch = self._watch or watch_losses(self.optimizer, self.accelerator, Path(self.args.output_dir))
             self._watch.add(whole, self.state.global_step + 1)
         return loss
 
@@ -165,12 +165,12 @@ class FreezeTrainer(Trainer):
         with going_on(args[-2]):
             epoch, passed = super()._init_training_state(max_steps, *args)
         self.state.compute_steps(self.args, max_steps)
-        best = best_folder(self.state.best_global_step, Path(self.args.output_dir), Path(args[-2] or "").parent)
-        if best is not None:
-            self.state.best_model_checkpoint = str(best)
+        folders = Path(self.args.output_dir), Path(args[-2] or "").parent
+        self.state.best_model_checkpoint = best_folder(vars(self.state), *folders)
         stopping = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
         if any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stopping):
-            return math.ceil(self.args.num_train_epochs), 0
+            say(self.args, f"note: --early_stopping_patience {self.args.early_stopping_patience} is used up")
+            return args[1], 0  # behind the last epoch
         return epoch, passed
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -87,6 +87,21 @@ def test_the_same_command_twice_gives_the_same_bytes(arguments, tmp_path):
     assert one == two
 
 
+@pytest.mark.parametrize(
+    ("length", "longer"), [("--num_train_epochs=5", "--num_train_epochs=9"), ("--max_steps=45",) * 2]
+)
+def test_a_run_that_patience_has_ended_goes_no_further(arguments, tmp_path, capsys, length, longer):
+    words = ["--prefix_cache=off", "--early_stopping_patience=1", "--learning_rate=1e-9"]  # which changes no answer
+    train(arguments(*words, length))
+    (tmp_path / "run" / "run.json").unlink()  # as where it was stopped behind its last checkpoint
+    before = outcome(tmp_path)
+    assert "going on" not in capsys.readouterr().out
+    train(arguments(*words, longer))
+    assert "note: --early_stopping_patience 1 is used up\n" in capsys.readouterr().out
+    assert outcome(tmp_path)[0] == before[0]
+    assert [path.name for path in checkpoint_folders(tmp_path / "run")] == ["checkpoint-18", "checkpoint-9"]
+
+
 def test_saving_cadence_is_the_new_ones(begun):
     folder, again = begun
     again("--save_strategy=steps", "--save_steps=4", "--eval_strategy=steps", "--eval_steps=4", "--save_total_limit=9")
