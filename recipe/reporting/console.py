@@ -113,7 +113,8 @@ def format_summary(report: RunReport, output_dir: str | None) -> str:
         lines.append("frozen          bit-identical to what was loaded (checked)")
     training = report.train_seconds - report.eval_seconds
     parts = f"encoding {report.encode_seconds:.0f} s, training {training:.0f} s, evaluating {report.eval_seconds:.0f} s"
-    before = f"; training before it, {report.earlier_train_seconds:.0f} s" if report.earlier_train_seconds else ""
+    earlier = report.earlier_train_seconds  # with what evaluations took of it
+    before = f"; before it training and evaluating, {earlier:.0f} s" if earlier else ""
     if before and report.earlier_encode_seconds:
         before += f", encoding {report.earlier_encode_seconds:.0f} s"
     lines.append(f"time            {report.total_seconds:.0f} s: {parts}{before}")
