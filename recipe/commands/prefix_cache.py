@@ -89,6 +89,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.older_than_days >= 0:
         raise UserError(f"--older_than_days {args.older_than_days:g}: a number of days, 0 for all, is expected")
+    if not args.prefix_cache_dir.expanduser().is_dir() and args.prefix_cache_dir != Path(DEFAULT_CACHE_DIR):
+        raise UserError(f"--prefix_cache_dir {args.prefix_cache_dir}: no such folder; that of a run is expected")
     try:
         _list_or_prune(args.action, args.prefix_cache_dir.expanduser(), args.older_than_days)
     except OSError as error:

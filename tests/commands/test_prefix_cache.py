@@ -74,3 +74,12 @@ def test_a_number_of_days_that_is_none_is_refused(tmp_path, monkeypatch, days):
     monkeypatch.setattr("sys.argv", ["caches", "prune", f"--older_than_days={days}", f"--prefix_cache_dir={tmp_path}"])
     with pytest.raises(UserError, match=f"--older_than_days {days}: a number of days, 0 for all, is expected"):
         main()
+
+
+@pytest.mark.parametrize("action", ["list", "prune"])
+def test_a_folder_that_is_none_is_refused(tmp_path, monkeypatch, action):
+    (tmp_path / "file").touch()
+    for name in ("nothing", "file"):
+        monkeypatch.setattr("sys.argv", ["caches", action, f"--prefix_cache_dir={tmp_path / name}"])
+        with pytest.raises(UserError, match=f"--prefix_cache_dir {tmp_path / name}: no such folder; "):
+            main()
