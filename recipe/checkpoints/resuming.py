@@ -52,7 +52,7 @@ class Resume(NamedTuple):
 
 
 def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> Resume:
-    """What --resume says to go on from; folders that are no good checkpoints are removed. Every rank must call this.
+    """What --resume says to go on from. Every rank must call this.
 
     Where each machine keeps checkpoints of its own, it is the newest that is good on all of them.
 
@@ -73,10 +73,7 @@ def choose(arguments: RecipeArguments, identity: dict[str, Any], rows: int) -> R
             break
         limit = min(steps)
     ours = found[first_on_machine(args)]
-    look = found[0] if ours is None or found[0].finished else ours
-    if args.should_save:
-        _tidy(args, look)
-    return look
+    return found[0] if ours is None or found[0].finished else ours
 
 
 def _find(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit: int) -> Resume:
@@ -169,8 +166,13 @@ def _go_on_from(
     )
 
 
-def _tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
-    """Remove what a killed run left half-written, and the checkpoints behind the one to go on from."""
+def tidy(args: FreezeTrainingArguments, resume: Resume) -> None:
+    """Remove what a killed run left half-written, and the checkpoints behind the one to go on from.
+
+    Once nothing can be refused any more: --resume never removes all of them.
+    """
+    if not args.should_save:
+        return
     folder = args.folder
     clean(folder, resume.step)
     if resume.checkpoint is not None and args.resume == "auto":  # where a kill came before it

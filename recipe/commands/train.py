@@ -10,7 +10,7 @@ from transformers.trainer_utils import TrainOutput
 from recipe.arguments import RecipeArguments
 from recipe.batches.tokenization import tokenized
 from recipe.checkpoints.identity import make_identity, same_on_all_ranks
-from recipe.checkpoints.resuming import choose
+from recipe.checkpoints.resuming import choose, tidy
 from recipe.checkpoints.rotation import Checkpoint
 from recipe.data.opening import open_split, require_split
 from recipe.data.splits import Split
@@ -108,6 +108,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         for line in resume.notes:
             say(args, f"note: {line}")
         if resume.finished:
+            tidy(args, resume)
             complete(arguments, made, report)
             if args.process_index == 0:
                 say(args, format_finished(args.output_dir))
@@ -117,6 +118,7 @@ def _train(arguments: RecipeArguments, request: StopRequest) -> RunReport | None
         trainer = build(arguments, made, resume.checkpoint)
         trainer.carried = trainer.carried._replace(changed=(*trainer.carried.changed, *resume.changed))
         report.encode_seconds, report.prefix = trainer.encode_seconds, trainer.run["prefix"]
+        tidy(args, resume)
         output = _run(trainer, request, resume.checkpoint)
         restore_prefix(model)
         if fingerprint(model, trained=False) != identity["weights"]["frozen"]:

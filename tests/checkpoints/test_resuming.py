@@ -157,6 +157,14 @@ def test_never_starts_over(arguments, tmp_path, capsys):
     assert outcome(tmp_path)[0] != expected[0]
 
 
+def test_starting_over_costs_no_checkpoint_where_it_is_refused(arguments, tmp_path):
+    train(arguments())
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(UserError, match="--prefix_cache_max_gb 1e-09 has no room for a single pair"):
+        train(arguments("--resume=never", "--prefix_cache=on", "--prefix_cache_max_gb=1e-9"))
+    assert snapshot(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize("name", ["nothing-there", "torn"])
 def test_a_path_to_no_good_checkpoint_is_refused(arguments, tmp_path, name):
     (tmp_path / "torn").mkdir()
