@@ -12,7 +12,7 @@ from recipe.commands.train import train
 from recipe.errors import UserError
 from recipe.model.loading import load_model
 from recipe.model.tokenizer import load_tokenizer
-from tests.published import FORMS, edit_json, open_folder, publish
+from tests.published import FORMS, WEIGHTS, edit_json, open_folder, publish
 
 SENTENCES = ["花呗Can怎么 提前还款", "借呗Àé"], ["能不能！提前还", "什么时候"]
 
@@ -37,6 +37,15 @@ def test_every_published_form_gives_stock_tokens_and_stock_states(tiny_model, tm
     ours = model.run_prefix(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     torch.testing.assert_close(ours[:, 0], stock(**batch).last_hidden_state[:, 0], rtol=0, atol=2e-6)
     assert "task_type" not in " ".join(model.state_dict())
+
+
+def test_an_ernie_in_half_precision_is_folded_in_float32(tiny_model, tmp_path):
+    folder = publish(tiny_model, tmp_path / "ernie", "ernie")
+    state = {name: value.half() for name, value in torch.load(folder / WEIGHTS).items()}
+    torch.save(state, folder / WEIGHTS)
+    embeddings = "ernie.embeddings.{}_type_embeddings.weight"
+    expected = state[embeddings.format("token")].float() + state[embeddings.format("task")][0].float()
+    assert torch.equal(load(folder)[1].bert.embeddings.token_type_embeddings.weight, expected)
 
 
 def test_what_a_base_is_used_for_elsewhere_changes_neither_answers_nor_the_save(tiny_model, model_copy, arguments):
