@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +15,9 @@ from urllib.parse import unquote, urlparse
 COMMIT = "a" * 40
 PUSHES = r"/(preupload|commit)/"
 # How many of the next answers with a Parquet file's bytes break off in the middle; how many of the next answers, behind
-# the first `free`, are that the Hub is busy, and for how many seconds; a token that is taken for expired; and a file
-# that is forbidden to all.
-FAULTS = {"left": 0, "busy": 0, "free": 0, "wait": 0, "expired": None, "forbidden": None}
+# the first `free`, are that the Hub is busy, and for how many seconds; seconds that each answer takes; a token that is
+# taken for expired; and a file that is forbidden to all.
+FAULTS = {"left": 0, "busy": 0, "free": 0, "wait": 0, "slow": 0, "expired": None, "forbidden": None}
 
 
 def etag(path):
@@ -63,6 +64,7 @@ def hub(repositories: dict[str, Path]):
 
         def refused(self):
             """Whether the request has been answered by what a Hub answers that has nothing against the path."""
+            time.sleep(FAULTS["slow"])
             if FAULTS["expired"] and self.headers.get("Authorization") == f"Bearer {FAULTS['expired']}":
                 self.give(401, b"{}", X_Error_Message="Invalid credentials in Authorization header")
                 return True

@@ -11,7 +11,7 @@ from recipe.errors import UserError
 
 T = TypeVar("T")
 
-TIMEOUT = 5.0  # seconds
+SHORT = 5.0  # seconds that are waited without a word
 PATIENCE = 60.0  # the longest wait, in seconds, that a busy Hub may ask for
 ATTEMPTS = 3
 BUSY = (429, 502, 503, 504)
@@ -42,7 +42,7 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
         problem += " (a run with --no_streaming leaves one)" if repo_type == "dataset" else ""
         raise UserError(f"{flag} {repo_id}: {here}{problem}; {WAYS_OUT}")
     try:
-        patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=TIMEOUT))
+        patiently(lambda: HfApi().repo_info(repo_id, repo_type=repo_type, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     except Exception as error:
         if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
             problem = f"neither a folder here nor a {repo_type} on {constants.ENDPOINT}; a private one needs HF_TOKEN"
@@ -132,7 +132,7 @@ def patiently(call: Callable[[], T]) -> T:
             wait = _wait(error)
             if wait is None:
                 raise
-            if wait > TIMEOUT:
+            if wait > SHORT:
                 print(f"the Hub is busy and asks to wait: {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
     return call()
@@ -166,7 +166,7 @@ def _wait(error: BaseException) -> float | None:
     try:
         wait = float(response.headers.get("Retry-After", "1"))
     except ValueError:  # a date
-        wait = TIMEOUT
+        wait = SHORT
     return wait if 0 <= wait <= PATIENCE else None
 
 
@@ -190,11 +190,11 @@ def _reason(error: BaseException) -> str:
         return f"{problem}; set HF_TOKEN to a valid one, or unset it and run: hf auth logout"
     if isinstance(error, UnicodeEncodeError):  # a header's
         return "HF_TOKEN holds characters that no token has; set it to a valid one, or unset it"
-    if status == 429 and _wait(error) is None:
-        return f"{endpoint} is busy (status 429) and asks to wait longer than {PATIENCE:.0f} s; try later"
     if status == 429:
-        return f"{endpoint} is busy (status 429), and still was when it was asked again; try later"
+        long = f" and asks to wait longer than {PATIENCE:.0f} s" if _wait(error) is None else ""
+        return f"{endpoint} is busy (status 429){long or ', and still was when it was asked again'}; try later"
     if isinstance(error, ImportError):
         return f"{' '.join(str(error).split())[:100]}; name a proxy of http:// in ALL_PROXY, or install that package"
     reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+    reason += "; HF_HUB_ETAG_TIMEOUT=60, seconds, waits longer" * ("timed out" in reason)
     return f"cannot be fetched from {endpoint} ({reason}); {WAYS_OUT}"

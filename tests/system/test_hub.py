@@ -121,7 +121,7 @@ def small_hub(monkeypatch, tiny_model):
     with hub({"models/some/model": tiny_model}) as endpoint:
         ask(endpoint, monkeypatch)
         yield
-    FAULTS.update(busy=0, free=0, wait=0, expired=None, forbidden=None)
+    FAULTS.update(busy=0, free=0, wait=0, slow=0, expired=None, forbidden=None)
 
 
 def test_a_busy_hub_is_asked_again(small_hub):
@@ -135,6 +135,15 @@ def test_a_busy_hub_is_asked_again(small_hub):
     with pytest.raises(UserError, match=r"is busy \(status 429\) and asks to wait longer than 60 s; try later"):
         require_hub("--model_name_or_path", "some/model", "model")
     assert FAULTS["busy"] == 98
+
+
+def test_a_slow_hub_is_waited_for_as_long_as_its_own_clients_wait(small_hub, monkeypatch):
+    FAULTS["slow"] = 2
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 9)
+    assert require_hub("--model_name_or_path", "some/model", "model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.5)
+    with pytest.raises(UserError, match=r"\(.*timed out; HF_HUB_ETAG_TIMEOUT=60, seconds, waits longer\)"):
+        require_hub("--model_name_or_path", "some/model", "model")
 
 
 def test_a_token_that_no_header_can_carry_is_named(small_hub, monkeypatch):
