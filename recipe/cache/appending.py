@@ -92,14 +92,15 @@ class Writer:
     Args:
         hashes, rows: of all the pairs that batches are of, (pairs,).
         dtype: in which states are stored.
+        ranks: that share the pass, each for as long, so that the seconds of all are no more than it takes.
 
     Raises:
         NotFinite: (in `put`) a state is.
         OSError: (in `put`, or at the end of the block) what went wrong meanwhile.
     """
 
-    def __init__(self, store: Store, hashes: np.ndarray, rows: np.ndarray, dtype: torch.dtype) -> None:
-        self.store, self.hashes, self.rows, self.dtype = store, hashes, rows, dtype
+    def __init__(self, store: Store, hashes: np.ndarray, rows: np.ndarray, dtype: torch.dtype, ranks: int = 1) -> None:
+        self.store, self.hashes, self.rows, self.dtype, self.ranks = store, hashes, rows, dtype, ranks
         self.queue: queue.Queue[Any] = queue.Queue(maxsize=2)
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -153,4 +154,4 @@ class Writer:
     def _append(self, held: list[tuple[np.ndarray, np.ndarray]], seconds: float) -> None:
         pairs = np.concatenate([pairs for pairs, _ in held])
         rows = torch.from_numpy(np.concatenate([rows for _, rows in held]))
-        append(self.store, self.hashes[pairs], self.rows[pairs], rows, seconds)
+        append(self.store, self.hashes[pairs], self.rows[pairs], rows, seconds / self.ranks)

@@ -77,7 +77,7 @@ def encode(job: Encoding, missing: Tensor, args: TrainingArguments, share: Share
         raise OSError(f"{job.directory / job.key.name} is gone")
     run, computed = prefix_runner(job, args.device), getattr(torch, job.key.compute_dtype)
     handed_on = getattr(torch, job.key.dtype) if _may_extend(job.key) else computed
-    writer = Writer(store, job.hashes, job.rows.numpy(), getattr(torch, job.key.dtype))
+    writer = Writer(store, job.hashes, job.rows.numpy(), getattr(torch, job.key.dtype), share.ranks)
     with Progress(args, total, f"encoding {job.source}", "token") as progress, torch.inference_mode():
         try:
             with writer:

@@ -1,5 +1,7 @@
+import itertools
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,3 +94,15 @@ def test_a_disk_that_is_full_at_the_very_last_ends_the_run(encoded, monkeypatch)
     assert [each.partition(": ")[2] for each in told] == [
         "No space left on device; to train without one: --prefix_cache off"
     ]
+
+
+def test_what_ranks_take_together_is_told_of_all_as_one_pass(blocks, monkeypatch):
+    store, hashes, tokens = blocks
+    told = []
+    monkeypatch.setattr("recipe.cache.appending.append", lambda *given: told.append(given[-1]))
+    for ranks in (1, 2):
+        clock = itertools.count()
+        monkeypatch.setattr("recipe.cache.appending.time", SimpleNamespace(monotonic=lambda: float(next(clock))))  # noqa: B023
+        with Writer(store, hashes, tokens.lengths.numpy(), torch.float32, ranks) as writer:
+            writer.put(torch.tensor([3]), torch.ones(1, int(tokens.lengths[3]), 32))
+    assert told == [2.0, 1.0]
