@@ -7,6 +7,7 @@ from recipe.checkpoints.manifest import open_checkpoint, seal
 from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.commands.train import train
 from recipe.errors import UserError
+from recipe.training.trainer import FreezeTrainer
 from tests.utils import snapshot
 
 REFUSED = [
@@ -71,9 +72,17 @@ def test_a_checkpoint_from_before_a_flag_goes_on_at_that_flags_default(begun):
         ("--lr_scheduler_type=constant", 0.0001),
     ],
 )
-def test_rate_epochs_and_schedule_are_honoured_from_the_next_step_on(begun, capsys, word, rate):
+def test_rate_epochs_and_schedule_are_honoured_from_the_next_step_on(begun, monkeypatch, capsys, word, rate):
     folder, again = begun
+    stepped, used = FreezeTrainer.training_step, []
+
+    def step(trainer, *args):
+        used.append(trainer.optimizer.param_groups[0]["lr"])
+        return stepped(trainer, *args)
+
+    monkeypatch.setattr(FreezeTrainer, "training_step", step)
     again(word, "--logging_steps=1")
+    assert used[0] == pytest.approx(rate)  # and not only in the log
     name, value = word[2:].split("=")
     assert f"note: --{name} {value}" in capsys.readouterr().out.replace("3.0", "3")
     state = json.loads((checkpoint_folders(folder)[0] / "trainer_state.json").read_text())
