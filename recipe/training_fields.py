@@ -23,8 +23,8 @@ FIXED = {
 HONOURED = {"learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs"}
 HONOURED |= {"warmup_steps"}
 
-# Where files are, how a run is watched, how often it saves and evaluates (each evaluation draws from the random state, as
-# the stock Trainer's does, so that dropout behind it is another), and what only moves the same work about.
+# Where files are, how a run is watched, how often it saves and evaluates (each evaluation draws from the random state,
+# as the stock Trainer's does, so that dropout behind it is another), and what only moves the same work about.
 FREE = {
     *("output_dir", "do_train", "do_eval", "do_predict", "use_cpu", "skip_memory_metrics", "local_rank"),
     *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
