@@ -19,7 +19,7 @@ GIVEN = [
     "--per_device_eval_batch_size=7 --logging_first_step --log_level=error --log_level_replica=error "
     "--log_on_each_node=false --disable_tqdm=true --report_to tensorboard --run_name=x --project=x "
     "--activation_checkpointing --torch_empty_cache_steps=2 --dataloader_pin_memory=false --do_train",
-    "--optim=sgd --optim_args=momentum=0.9,nesterov=true --num_train_epochs=0.5 --logging_strategy=epoch --bf16 "
+    "--optim=sgd --optim_args=momentum=0.9,nesterov=true --num_train_epochs=0.5 --logging_strategy=no --bf16 "
     "--logging_nan_inf_filter --skip_memory_metrics=false --eval_delay=1 --load_best_model_at_end=false "
     "--save_on_each_node --dataloader_num_workers=1 --dataloader_persistent_workers --dataloader_prefetch_factor=3 "
     "--ddp_find_unused_parameters=true --ddp_bucket_cap_mb=5 --ddp_broadcast_buffers=false --ddp_static_graph=true "
