@@ -62,6 +62,15 @@ def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> list[Change
     return changed
 
 
+def fits(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether `compare` lets a run that is made of `new` go on from one that was made of `old`."""
+    try:
+        compare(old, new, "")
+    except UserError:
+        return False
+    return True
+
+
 def same_prefix(checkpoint: Checkpoint, prefix: PrefixState) -> None:
     """Check that the frozen prefix comes to the tail as it did before: from the same kind of cache, or from none.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from recipe import file_names
 from recipe.arguments import FreezeTrainingArguments, RecipeArguments
-from recipe.checkpoints.compatibility import WAY_OUT, compare
+from recipe.checkpoints.compatibility import WAY_OUT, compare, fits
 from recipe.checkpoints.identity import IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
 from recipe.checkpoints.restoring import open_resumable
@@ -121,7 +121,7 @@ def _look(arguments: RecipeArguments, identity: dict[str, Any], rows: int, limit
             return Resume(finished=True)
     checkpoint, complaints = newest_good(folder, limit, open_resumable)
     # what --resume never has begun anew in a finished run's folder has that one's model and run.json beside it
-    anew = report is not None and checkpoint is not None and checkpoint.manifest["identity"] != report["identity"]
+    anew = report and checkpoint and not fits(checkpoint.manifest["identity"], report["identity"])
     if refusal is not None and not anew:
         raise refusal
     if checkpoint is None and changed:
