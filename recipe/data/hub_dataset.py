@@ -17,7 +17,7 @@ from recipe.data.splits import AnyDataset, Split, features_of, unit_of, writing_
 from recipe.errors import UserError
 from recipe.process.progress import told_while_it_lasts
 from recipe.rows.columns import Columns, offer
-from recipe.system.hub import patiently, require_hub
+from recipe.system.hub import patiently, refusal, require_hub
 
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
@@ -81,7 +81,8 @@ def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
         _refuse_unwritable(args, error)
         if "BuilderConfig" in str(error):
             flag = f"--dataset_config_name {args.dataset_config_name}, of {args.dataset_name} ('' names none)"
-        raise UserError(f"{flag}: {' '.join(str(error).split())[:200]}") from error
+        problem = refusal(error) or " ".join(str(error).split())[:200].rstrip(".") + _way_out(args, str(error))
+        raise UserError(f"{flag}: {problem}") from error
     columns = Columns.of(args)
     missing = set(columns.sentences) - set(rows.column_names or columns.sentences)
     if missing:
@@ -90,6 +91,16 @@ def _load(args: DataArguments, name: str) -> tuple[AnyDataset, str]:
     # the revision, which the Hub and a copy of it have in common
     said = [builder.hash or str((builder.config.data_files or {}).get(name)), builder.config.name, name]
     return rows, hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def _way_out(args: DataArguments, problem: str) -> str:
+    """How data that are on the Hub, and not in a form that is read from there, are used all the same."""
+    files = f"hf download {args.dataset_name} --repo-type dataset --local-dir FOLDER"
+    if problem.startswith(("Unknown split", "Bad split")):
+        return f"; files that {files} brings are read by --train_file, and divided by make check-data SPLIT=0.1"
+    if problem.startswith("Dataset scripts"):
+        return f"; files that {files} brings, or that its script names, are read by --data_dir or --train_file"
+    return ""
 
 
 def _builder(args: DataArguments) -> datasets.DatasetBuilder:

@@ -71,6 +71,8 @@ def _near_misses(args: DataArguments, name: str) -> list[str]:
         return []
     names = (*SPLITS[name], "val") if name == "validation" else SPLITS[name]
     there = sorted(path.name for path in Path(args.data_dir).iterdir())
+    if "dataset_dict.json" in there or "state.json" in there:
+        return ["it is of datasets' save_to_disk; what to_json or to_parquet writes of each split is read"]
     found = [each for each in there if each.lower().startswith(names) or each.lower().endswith(ARCHIVES)]
     told = "whose name or form is not read (--data_format reads a table or JSON of any ending)"
     return [f"{', '.join(found[:3])[:120]} is there, {told}"] if found else []

@@ -10,7 +10,7 @@ import datasets
 from recipe.arguments import DataArguments
 from recipe.errors import RunError, UserError
 from recipe.rows.columns import Columns
-from recipe.system.hub import is_hubs
+from recipe.system.hub import is_hubs, refusal
 
 AnyDataset: TypeAlias = Any  # datasets.IterableDataset when streaming, datasets.Dataset in Arrow
 
@@ -77,13 +77,16 @@ def iterate_batches(examples: AnyDataset, batch_size: int = 1000) -> Iterator[di
     """`iterate` by the thousand, or by `batch_size`, as columns.
 
     Raises:
-        RunError: (while reading) the Hub is gone.
+        UserError: (while reading) the Hub refuses the data: of a gated set it tells the metadata, and no row.
+        RunError: it is gone.
     """
     try:
         yield from examples.iter(batch_size=batch_size)
     except Exception as error:
         if isinstance(error, UserError) or not is_hubs(error):
             raise
+        if refused := refusal(error):
+            raise UserError(f"the data cannot be read from the Hub: {refused}") from error
         reason = " ".join(str(error).split())[:160]
         raise RunError(f"the data cannot be read on from the Hub: {reason}; the same command goes on later") from error
 

@@ -77,7 +77,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, Any]:
     scores |= {"majority_baseline": majority_baseline(labels), "loss": float(losses.mean())}
     classes = None if average == "binary" else range(logits.shape[1])  # by itself, of those that occur
     scores["f1"] = float(f1_score(labels, predictions, labels=classes, average=average, zero_division=0))
-    scores["mcc"] = float(matthews_corrcoef(labels, predictions))
+    told_apart = len(np.union1d(labels, predictions)) > 1  # else scikit-learn gives 0 with a warning
+    scores["mcc"] = float(matthews_corrcoef(labels, predictions)) if told_apart else 0.0
     scores["ece"] = expected_calibration_error(probabilities, labels)
     return scores | {name: value for name, value in _ranking(probabilities, labels).items() if value is not None}
 

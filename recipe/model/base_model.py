@@ -120,6 +120,8 @@ def _check_config(config: BertPairwiseCLSConfig) -> None:
 
 def _is_local(name: str) -> bool:
     if Path(name).exists():
+        if within := next(Path(name).glob("0_*/config.json"), None):  # sentence-transformers' form before 2.0
+            raise UserError(f"--model_name_or_path {name}: the model is in {within.parent}; name that folder")
         if not (Path(name) / "config.json").is_file():
             _refuse_checkpoint(name)
             old = (Path(name) / "bert_config.json").is_file()  # its name in releases from before transformers

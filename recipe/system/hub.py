@@ -15,10 +15,8 @@ SHORT = 5.0  # seconds that are waited without a word
 PATIENCE = 60.0  # the longest wait, in seconds, that a busy Hub may ask for
 ATTEMPTS = 3
 BUSY = (429, 502, 503, 504)
-WAYS_OUT = (
-    "name a local model and data (--model_name_or_path FOLDER --data_dir FOLDER), "
-    "set HF_ENDPOINT to a mirror that you reach, or try the recipe with: make demo"
-)
+WAYS_OUT = "name a local model and data (--model_name_or_path FOLDER --data_dir FOLDER), "
+WAYS_OUT += "set HF_ENDPOINT to a mirror that you reach, or try the recipe with: make demo"
 
 
 def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -> bool:
@@ -62,9 +60,7 @@ def require_hub(flag: str, repo_id: str, repo_type: str, cached: bool = False) -
 
 def has_copy(repo_id: str, files: Iterable[tuple[str, ...]]) -> bool:
     """Whether the Hub's cache has a model's files, one of each tuple: a download that stopped leaves some of them."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return all(any(isinstance(try_to_load_from_cache(repo_id, name), str) for name in names) for names in files)
+    return all(any(in_cache(repo_id, name) for name in names) for names in files)
 
 
 def is_repository(name: str) -> bool:
@@ -93,9 +89,7 @@ def fetch(flag: str, repo_id: str, name: str, cached: bool) -> Path | None:
     Raises:
         UserError: as `require_hub`, or as `download`.
     """
-    if require_hub(flag, repo_id, "model", cached):
-        return download(flag, repo_id, name)
-    return in_cache(repo_id, name)
+    return download(flag, repo_id, name) if require_hub(flag, repo_id, "model", cached) else in_cache(repo_id, name)
 
 
 def download(flag: str, repo_id: str, name: str) -> Path | None:
@@ -146,6 +140,11 @@ def is_hubs(error: BaseException) -> bool:
     libraries = ("httpx", "httpcore", "requests", "urllib3")
     ours = (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError)
     return any(isinstance(each, ours) or type(each).__module__.startswith(libraries) for each in _chain(error))
+
+
+def refusal(error: BaseException) -> str | None:
+    """Why the Hub does not give what it has (status 401, 403) or had (404), and what to do; None of what may pass."""
+    return _reason(error) if getattr(_response(error), "status_code", None) in (401, 403, 404) else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,5 +1,6 @@
 import shutil
 
+import datasets
 import pytest
 
 from recipe.arguments import DataArguments
@@ -30,6 +31,15 @@ def test_a_file_that_may_hold_the_split_in_another_form_is_named(tmp_path, name)
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=f"no train split in it; {name} is there, whose name or form is not read"):
         require_split(DataArguments(data_dir=str(tmp_path)), "train")
+
+
+def test_what_save_to_disk_wrote_is_told_as_that(tmp_path):
+    rows = datasets.Dataset.from_list(make_pairs(4))
+    rows.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "all")
+    for name in ("one", "all"):
+        with pytest.raises(UserError, match="no train split in it; it is of datasets' save_to_disk; what to_json or "):
+            require_split(DataArguments(data_dir=str(tmp_path / name)), "train")
 
 
 def test_a_validation_split_called_otherwise_is_named(tmp_path):

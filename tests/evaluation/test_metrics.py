@@ -115,6 +115,14 @@ def test_three_labels_and_a_label_that_does_not_occur():
     assert score(logits[:, :2], np.zeros(400, dtype=int))["roc_auc"] is None
 
 
+def test_of_one_label_alone_every_score_is_told_without_a_warning(recwarn):
+    """A small split of one's own may have no pair of label 1, and the model answer so."""
+    scores = score(np.array([[2.0, 0.0], [1.0, -1.0]]), np.array([0, 0]))
+    assert (scores["accuracy"], scores["mcc"], scores["f1"], scores["roc_auc"]) == (1.0, 0.0, 0.0, None)
+    assert score(np.array([[2.0, 0.0, -1.0]]), np.array([0]))["mcc"] == 0.0
+    assert [str(each.message) for each in recwarn] == []
+
+
 def test_a_model_is_tested_against_the_majority_on_the_same_pairs():
     labels = np.array([0] * 70 + [1] * 30)
     answers = np.concatenate([np.zeros(65), np.ones(5), np.ones(20), np.zeros(10)]).astype(int)  # 20 won, 5 lost

@@ -107,6 +107,15 @@ def rename_config(folder):
     (folder / "config.json").rename(folder / "bert_config.json")
 
 
+def as_old_sentence_transformers(folder):
+    files = list(folder.iterdir())
+    (folder / "0_BERT").mkdir()
+    for path in files:
+        path.rename(folder / "0_BERT" / path.name)
+    (folder / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "0_BERT"}]')
+    (folder / "config.json").write_text('{"__version__": "0.2.4"}')
+
+
 def point_weights(folder):
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
@@ -138,6 +147,7 @@ DAMAGES = [
     (drop_token("[CLS]"), "its vocabulary lacks [CLS], [SEP] or [PAD]"),
     (drop_token("[PAD]"), "its vocabulary lacks [CLS], [SEP] or [PAD]"),
     (rename_config, "no config.json in it; rename bert_config.json to that"),
+    (as_old_sentence_transformers, "/0_BERT; name that folder"),
     (lambda folder: (folder / "tokenizer.json").write_text("<html>"), "its tokenizer cannot be loaded: JSONDecode"),
     (lambda folder: (folder / "model.safetensors").write_text(""), "its weights cannot be loaded: Safetensor"),
     (point_weights, "model.safetensors is a git-LFS pointer, not the file that it stands for"),

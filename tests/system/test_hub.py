@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,33 @@ def test_the_default_names_are_loaded_from_the_hub_over_a_line_that_breaks(
     assert results["epoch"] in (1.0, 2.0)
     if reading == "--no_streaming":
         without_the_hub(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("reading", ["--streaming", "--no_streaming"])
+def test_rows_that_the_hub_refuses_are_not_said_to_come_later(small_hub, tiny_model, afqmc, tmp_path, reading):
+    """Of a gated set it tells files and metadata, and gives none of the rows."""
+    FAULTS["forbidden"] = ".parquet"
+    with hub({"datasets/clue/clue": afqmc}) as endpoint:
+        done = run(endpoint, tmp_path, reading, "--model_name_or_path", str(tiny_model))
+    told = done.stderr.splitlines()[-1]
+    assert re.search(r"refuses what comes without a token \(status 403\); set HF_TOKEN to one$", told), done.stderr
+    assert done.returncode == 2
+    assert not (tmp_path / "outputs" / "freeze").exists()
+
+
+def test_hub_data_in_a_form_that_is_not_read_from_there_name_a_way_out(tiny_model, afqmc, tmp_path):
+    for name in ("undivided", "script"):
+        (tmp_path / name).mkdir()
+    shutil.copy(next((afqmc / "afqmc").glob("train-*")), tmp_path / "undivided" / "train.parquet")
+    (tmp_path / "script" / "script.py").write_text("names = 1")
+    way = "hf download my/{} --repo-type dataset --local-dir FOLDER brings"
+    with hub({f"datasets/my/{name}": tmp_path / name for name in ("undivided", "script")}) as endpoint:
+        for name, reading in (("undivided", "--streaming"), ("undivided", "--no_streaming"), ("script", "--streaming")):
+            words = ["--dataset_name", f"my/{name}", "--dataset_config_name", "", reading]
+            done = run(endpoint, tmp_path, *words, "--model_name_or_path", str(tiny_model))
+            assert done.returncode == 2
+            assert way.format(name) in done.stderr
+            assert ("SPLIT=0.1" in done.stderr) == (name == "undivided")
 
 
 def without_the_hub(monkeypatch, tmp_path):
