@@ -1,11 +1,10 @@
 """Kills the real command at random times, again and again, and looks where it ends: make torture KILLS=200.
 
 A round starts the command anew in a folder of its own and kills it after a random time, until it gets through; then its
-model must be the uninterrupted run's, byte for byte. Each kill passes or fails with its round. The last line is the
-tally.
+model and its last checkpoint's weights must be the uninterrupted run's, byte for byte. Each kill passes or fails with
+its round. The last line is the tally.
 """
 
-import hashlib
 import random
 import shutil
 import signal
@@ -15,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.utils import ROOT
+from tests.utils import ROOT, outcome
 
 WORDS = [
     *("configs/demo.yaml", "--max_train_samples=1600", "--max_eval_samples=200", "--num_train_epochs=2"),
@@ -27,10 +26,6 @@ def start(folder, more):
     flags = [f"--output_dir={folder / 'run'}", f"--prefix_cache_dir={folder / 'cache'}", *more]
     command = [sys.executable, "run_freeze.py", *WORDS, *flags]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def weights(folder):
-    return hashlib.sha256((folder / "run" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def one_round(folder, more, expected, rng, seconds, most):
@@ -50,7 +45,7 @@ def one_round(folder, more, expected, rng, seconds, most):
             continue
         if process.returncode != 0:
             return kills, f"status {process.returncode}: {output[-300:]}"
-        return kills, "" if weights(folder) == expected else "another model than the uninterrupted run's"
+        return kills, "" if outcome(folder)[0] == expected else "another model than the uninterrupted run's"
 
 
 def main(wanted, *more):
@@ -61,7 +56,7 @@ def main(wanted, *more):
         began = time.perf_counter()
         start(folder / "whole", more).communicate()
         seconds = time.perf_counter() - began
-        expected = weights(folder / "whole")
+        expected = outcome(folder / "whole")[0]
         print(f"uninterrupted: {seconds:.0f} s, sha256 {expected[:16]}", flush=True)
         while passed + failed < wanted:
             kills, wrong = one_round(folder / "killed", more, expected, rng, seconds, wanted - passed - failed)

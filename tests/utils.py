@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from recipe.arguments import DataArguments
 from recipe.cache import key
+from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.rows.forms import Form
 from recipe.rows.readers import read_rows, with_quoting
 
@@ -84,9 +85,14 @@ def assert_close(a, b, tolerance):
 
 
 def outcome(folder):
-    """The sha256 of the final model, and what lies in the run's folder."""
+    """A sha256 of what a run has trained, and what lies in its folder.
+
+    Of the final model and of the newest checkpoint's weights: the former may be the best, of a step long before, which
+    no later step changes any more.
+    """
     run = folder / "run"
-    weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    trained = [run / "model.safetensors", *(path / "trainable.safetensors" for path in checkpoint_folders(run)[:1])]
+    weights = hashlib.sha256(b"".join(path.read_bytes() for path in trained)).hexdigest()
     return weights, sorted(str(path.relative_to(run)) for path in run.rglob("*"))
 
 
