@@ -26,6 +26,7 @@ from recipe.process.progress import say
 from recipe.system.files import describe_free
 from recipe.training.accelerator import watch_losses
 from recipe.training.loss import LossWatch
+from recipe.training.workers import EvenLoader, workers_that_leave
 
 
 class FreezeTrainer(Trainer):
@@ -49,15 +50,12 @@ class FreezeTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The training micro-batches of this rank, not sharded by accelerate: they are this rank's own already."""
-        return DataLoader(
-            self.train_dataset,
-            batch_size=None,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
+        return EvenLoader.of(self.train_dataset, self.data_collator, self.args)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The Trainer's, whose workers never stay, so that each evaluation draws as `EvenLoader` does."""
+        with workers_that_leave(self.args):
+            return super().get_eval_dataloader(eval_dataset)
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Examples of an epoch; the length of a training loader is that of its micro-batches."""

@@ -72,6 +72,16 @@ def test_two_workers_resume_in_mid_epoch(arguments, tmp_path, cache):
     assert outcome(tmp_path / "resumed")[0] == outcome(tmp_path / "whole")[0]
 
 
+def test_workers_that_stay_change_nothing(arguments, tmp_path):
+    """Neither from the beginning on nor behind a checkpoint, where a DataLoader would draw once more or once less."""
+    words = ["--num_train_epochs=3", "--dataloader_num_workers=1", "--prefix_cache=off", "--save_total_limit=9"]
+    train(arguments(*words, f"--output_dir={tmp_path / 'whole' / 'run'}"))
+    for name, begin in (("begun", "never"), ("resumed", tmp_path / "whole" / "run" / "checkpoint-9")):
+        folder = f"--output_dir={tmp_path / name / 'run'}"
+        train(arguments(*words, "--dataloader_persistent_workers", folder, f"--resume={begin}"))
+        assert outcome(tmp_path / name)[0] == outcome(tmp_path / "whole")[0], name
+
+
 def test_the_same_command_twice_gives_the_same_bytes(arguments, tmp_path):
     for name in ("one", "two"):
         train(
