@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +29,25 @@ REFUSED = {  # as a changed flag would be: other numbers from the first digits o
     "dynamo_backend": "compilation (ACCELERATE_DYNAMO_BACKEND)",
     "sharding": "sharding (ACCELERATE_USE_FSDP, ACCELERATE_USE_DEEPSPEED)",
 }
+
+
+CAPTURING = ("reduce-overhead", "max-autotune")  # torch.compile's modes that make CUDA graphs
+
+
+def check_compilation(environment: Mapping[str, str], accumulation: int) -> None:
+    """Check that accelerate, where it is to compile the model, captures no step of several micro-batches.
+
+    A replay of a captured backward pass writes its gradients where the last one's lie, which are still to be added to.
+
+    Raises:
+        UserError: it does.
+    """
+    mode, backend = (environment.get(f"ACCELERATE_DYNAMO_{name}", "") for name in ("MODE", "BACKEND"))
+    if accumulation > 1 and mode in CAPTURING and backend.lower() not in ("", "no"):
+        raise UserError(
+            f"dynamo_mode {mode} of accelerate's with --gradient_accumulation_steps {accumulation}: gradients that "
+            "wait for another micro-batch would be written over; default is expected there, or --compile_tail on"
+        )
 
 
 def multiplies_in_bfloat16(kind: str) -> bool:

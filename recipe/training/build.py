@@ -14,6 +14,7 @@ from recipe.cache.collator import collate
 from recipe.evaluation.metrics import compute_metrics
 from recipe.model.modeling import BertForPairwiseCLS
 from recipe.process.failures import as_refusal
+from recipe.system.arithmetic import check_compilation
 from recipe.system.distributed import check_sharding
 from recipe.training.callbacks import EpochLines, EpochOrder, GoneOnWith
 from recipe.training.loss import mean_loss
@@ -30,6 +31,8 @@ def build_trainer(
 ) -> FreezeTrainer:
     """A FreezeTrainer with this recipe's loss, collator, metrics and progress lines."""
     check_sharding(os.environ)
+    if train_dataset is not None:
+        check_compilation(os.environ, args.gradient_accumulation_steps)
     with as_refusal(args):
         trainer = FreezeTrainer(
             model=model,

@@ -1,6 +1,7 @@
 """What a GPU asks for, as far as a CPU can tell: decisions, shapes, and that a compiled tail learns the same."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from recipe.cache.cached_split import PrefixCache
 from recipe.commands.train import train
+from recipe.errors import UserError
+from recipe.system.arithmetic import check_compilation
 from recipe.training import accelerator as gpu
 from tests.utils import assert_close, history
 
@@ -82,6 +85,22 @@ def test_gradients_that_wait_for_another_micro_batch_are_in_no_cuda_graph(argume
     words = (f"--gradient_accumulation_steps={accumulation}", "--max_steps=1", "--eval_strategy=no")
     train(arguments("--compile_tail=on", "--prefix_cache=on", *words))
     assert asked == [mode]
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_accelerate_is_not_let_put_them_in_one_either(arguments, tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")  # as accelerate launch --dynamo_backend has it
+    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", mode)
+    with pytest.raises(UserError, match=rf"^dynamo_mode {mode} of accelerate's with --gradient_accumulation_steps 2: "):
+        train(arguments("--gradient_accumulation_steps=2"))
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+    for accumulation, environment in (
+        (1, os.environ),
+        (2, os.environ | {"ACCELERATE_DYNAMO_MODE": "default"}),
+        (2, os.environ | {"ACCELERATE_DYNAMO_BACKEND": "NO"}),
+    ):
+        check_compilation(environment, accumulation)
 
 
 def test_a_tail_that_is_not_compiled_is_said_to_be_so(arguments, capsys):
