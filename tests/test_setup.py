@@ -27,6 +27,16 @@ def test_torch_is_pinned_to_what_finds_a_cpu_wheel():
     assert not any(name.startswith("nvidia") for name in PINS)
 
 
+def test_whatever_installs_does_so_at_those_versions():
+    """The dependencies alone would let pip take a torch that brings CUDA."""
+    told = [ROOT / name for name in ("Makefile", "README.md", "README.zh-CN.md", "CONTRIBUTING.md", ".ci/run")]
+    told += [path for name in ("docs", "notebooks", "recipe", ".github") for path in (ROOT / name).rglob("*.*")]
+    texts = [path.read_text(encoding="utf-8") for path in told if path.suffix not in (".png", ".pyc")]
+    lines = [line for text in texts for line in text.splitlines() if re.search(r"pip\S* install", line)]
+    assert len(lines) > 10
+    assert [line for line in lines if not re.search(r" (-c|--constraint) constraints\.txt ", line)] == []
+
+
 def test_every_target_of_the_readme_is_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) - {"and"} <= targets

@@ -1,9 +1,12 @@
+import dataclasses
 import re
 
 import pytest
+from transformers import TrainingArguments
 
-from recipe.command_line.parsing import build_parser
+from recipe.command_line.parsing import build_parser, parse
 from recipe.command_line.renamed import INSTEAD, hint
+from recipe.errors import UserError
 from recipe.training_fields import REFUSED
 from tests.utils import ROOT
 
@@ -18,6 +21,15 @@ def test_what_is_given_in_place_of_a_flag_is_there_and_not_refused(name):
     assert not set(flags) & REFUSED.keys()
     for written in (name, f"--{name}", f"--{name.replace('_', '-')}"):
         assert hint(written, KNOWN).endswith(INSTEAD[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["warmup_ratio", "group_by_length", "logging_dir", "overwrite_output_dir", "evaluation_strategy", "no_cuda"]
+)
+def test_what_the_trainer_has_taken_no_longer_since_its_fifth_release_is_answered(name):
+    assert name not in {field.name for field in dataclasses.fields(TrainingArguments)}
+    with pytest.raises(UserError, match=f"^unknown argument '--{name}'; what does it here is "):
+        parse([f"--{name}=1"])
 
 
 def test_the_flags_that_others_come_with_are_answered():

@@ -57,6 +57,11 @@ def test_frozen_weights_are_bit_identical_and_the_rest_is_not(arguments, tmp_pat
     assert not changed & frozen
 
 
+def test_what_is_trained_below_frozen_layers_is_told_to_cost_their_whole_backward(arguments, capsys):
+    train(arguments("--freeze_embeddings=false", "--eval_strategy=no", "--max_steps=1"))
+    assert "\nnote: the embeddings are trained under frozen layers, so backward crosses all" in capsys.readouterr().out
+
+
 def test_more_than_two_classes(arguments, tmp_path):
     names = ["矛盾", "无关", "同义"]
     rows = [{**row, "label": names[number % 3]} for number, row in enumerate(make_pairs(40))]

@@ -135,8 +135,19 @@ def test_wasteful_choices_are_said(model, args, checkpointing, words):
     assert all(word in line for word, line in zip(words, lines, strict=True))
 
 
+def test_a_model_in_training_is_not_walked_again(model, monkeypatch):
+    """Trainer.training_step calls `train()` before every step."""
+    walked, real = [], torch.nn.Module.train
+    monkeypatch.setattr(torch.nn.Module, "train", lambda self, mode=True: walked.append(self) or real(self, mode))
+    for _ in range(3):
+        model.train()
+    assert walked.count(model) == 1
+    model.eval()
+    model.train()
+    assert walked.count(model) == 3
+
+
 def test_frozen_modes_are_set_anew_where_freezing_changed(model):
-    """`train()` leaves alone what is in training already, as Trainer asks before every step."""
     freeze(model, FreezeArguments(freeze_layers="0"))
     model.train()
     freeze(model, FreezeArguments(freeze_layers="0-2"))

@@ -139,7 +139,9 @@ def test_a_space_is_whole_and_tells_of_no_machine_and_no_more_than_the_page_show
         assert not any(sentence.encode() in content for sentence in hidden if len(sentence) > 6), path
     card = SpaceCard.load(folder / "README.md").data
     assert (card.sdk, card.sdk_version, card.app_file) == ("gradio", version("gradio"), "app.py")
-    pins = dict(re.findall(r"^([\w.-]+)==(.+)$", (folder / "requirements.txt").read_text(), re.MULTILINE))
+    asked = (folder / "requirements.txt").read_text()
+    assert asked.startswith("--extra-index-url https://download.pytorch.org/whl/cpu\n")  # torch without CUDA
+    pins = dict(re.findall(r"^([\w.-]+)==(.+)$", asked, re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["app"]]
     assert pins == {name: version(name).partition("+")[0] for name in (re.split("[<>=]", line)[0] for line in needed)}

@@ -9,6 +9,7 @@ import sys
 import datasets
 import pytest
 from datasets.iterable_dataset import ExamplesIterable
+from huggingface_hub import HfApi
 from transformers import BertModel
 
 from recipe.arguments import DataArguments, ModelArguments
@@ -314,6 +315,26 @@ def test_without_a_hub_it_fails_quickly_with_three_ways_out(tmp_path):
     for way in ("--model_name_or_path", "--data_dir", "HF_ENDPOINT", "make demo"):
         assert way in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "look_for",
+    [
+        lambda: open_base(ModelArguments(model_name_or_path="some/model")),
+        lambda: require_split(DataArguments(), "train"),
+        lambda: require_split(DataArguments(streaming=False), "train"),
+    ],
+)
+def test_a_hub_that_is_not_there_is_asked_once(monkeypatch, look_for):
+    """Its clients ask five times, and wait twice as long before each."""
+    asked, slept, real = [], [], HfApi.repo_info
+    monkeypatch.setattr(HfApi, "repo_info", lambda *given, **more: asked.append(given) or real(*given, **more))
+    monkeypatch.setattr("time.sleep", slept.append)
+    ask("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(UserError, match=r"cannot be fetched from http://127.0.0.1:9 \(.*make demo$"):
+        look_for()
+    assert len(asked) == 1
+    assert slept == []
 
 
 def test_offline_without_a_copy_says_so():

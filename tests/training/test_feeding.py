@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -7,7 +8,9 @@ from safetensors.torch import load_file
 from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
 from recipe.errors import UserError
-from tests.utils import assert_close, history
+from recipe.training import feeding
+from recipe.training.trainer import FreezeTrainer
+from tests.utils import assert_close, history, outcome
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,19 @@ def test_how_a_step_is_cut_up_or_read_changes_no_loss(arguments, tmp_path, cut):
         whole, other = history(tmp_path / "whole", key), history(tmp_path / "cut", key)
         assert len(whole) == {"loss": 6, "grad_norm": 6, "eval_loss": 2}[key]
         assert_close(whole, other, 0 if cut == ("--no_streaming",) else 1e-5)
+
+
+def test_what_is_drawn_while_the_prefix_is_encoded_changes_no_dropout(arguments, tmp_path, monkeypatch):
+    def encode(*given):
+        torch.rand(len(drawn))
+        return real(*given)
+
+    drawn, real = [], feeding.cache_prefix
+    monkeypatch.setattr(feeding, "cache_prefix", encode)
+    for name in ("nothing", "something"):
+        train(arguments("--prefix_cache=off", f"--output_dir={tmp_path / name / 'run'}"))
+        drawn.append(name)
+    assert outcome(tmp_path / "something") == outcome(tmp_path / "nothing")
 
 
 LAST = ("--load_best_model_at_end=false", "--save_total_limit=3")
@@ -68,3 +84,26 @@ def test_a_part_resumes_as_a_part_and_refuses_another(arguments, tmp_path):
         train(arguments("--num_train_epochs=2"))
     train(arguments(*words))
     assert history(tmp_path / "run", "loss") == expected
+
+
+@pytest.mark.parametrize("length", ["--num_train_epochs=2", "--max_steps=18"])
+def test_an_epoch_reads_each_pair_once_in_an_order_of_its_own_and_is_counted(
+    arguments, tmp_path, pairs_dir, monkeypatch, length
+):
+    """Of an iterable without a length the Trainer counts epochs wrongly, and evaluates behind none of them."""
+    seen, stepped = [], FreezeTrainer.training_step
+
+    def step(self, model, inputs, *more):
+        seen.extend(str(row[row > 0].tolist()) for row in inputs["input_ids"])
+        return stepped(self, model, inputs, *more)
+
+    monkeypatch.setattr(FreezeTrainer, "training_step", step)
+    train(arguments("--prefix_cache=off", length))
+    first, second = seen[:70], seen[70:]
+    assert len(set(first)) == len((pairs_dir / "train.json").read_text().splitlines())
+    assert sorted(first) == sorted(second)
+    assert first != second
+    log = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    steps = [(entry["step"], entry["epoch"]) for entry in log if "loss" in entry]
+    assert steps == [(step, pytest.approx(step / 9)) for step in range(1, 19)]
+    assert [(entry["step"], entry["epoch"]) for entry in log if "eval_loss" in entry] == [(9, 1.0), (18, 2.0)]

@@ -144,12 +144,13 @@ def test_a_best_evaluation_between_two_saves_is_saved_and_loaded(arguments, tmp_
     assert all(torch.equal(final[name], value) for name, value in weights.items())
 
 
-def test_checkpoints_hold_what_is_trained(arguments, tmp_path):
-
-    train(arguments("--num_train_epochs=2"))
+@pytest.mark.parametrize("cache", ["on", "off"])  # with one the frozen prefix is not in the model meanwhile
+def test_checkpoints_hold_what_is_trained(arguments, tmp_path, cache):
+    train(arguments("--num_train_epochs=2", f"--prefix_cache={cache}"))
     (checkpoint, *_) = (tmp_path / "run").glob("checkpoint-*")
     names = load_file(checkpoint / "trainable.safetensors").keys()
     assert {name.split(".layer.")[-1][0] for name in names if ".layer." in name} == {"2", "3"}
+    assert not [name for name in names if "embeddings" in name]
     assert not (checkpoint / "config.json").exists()
 
 
