@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from recipe.reporting.figures import INK, LOUD, QUIET, new_figure, save_figure
 from recipe.studies.summary import Row, short_names
@@ -26,21 +27,12 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     axes = figure.add_subplot()
     best, names = front(rows), short_names(rows)[1]
     axes.plot([each.core_minutes for each in best], [each.mean("accuracy") for each in best], color=QUIET, linewidth=1)
-    for number, row in enumerate(rows):
+    for row in rows:
         x, y = row.core_minutes, row.mean("accuracy")
         color = QUIET if row in best else INK
         axes.errorbar([x], [y], yerr=[row.half or 0.0], color=color, marker="o", capsize=3)
         values = [point["accuracy"] for point in row.points.values()]
         axes.plot([x] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
-        below = number % 2 == 0 or len(rows) <= 6  # below the front, which rises; many names would cover each other
-        axes.annotate(
-            names[number],
-            (x, y),
-            textcoords="offset points",
-            xytext=(6, -12 if below else 6),
-            fontsize=8,
-            color=color,
-        )
     axes.axhline(majority, color=LOUD, linestyle=":", linewidth=1)
     slowest, quickest = (choose(row.core_minutes for row in rows) for choose in (max, min))
     if slowest > 10 * quickest > 0:
@@ -50,4 +42,26 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     axes.set_ylabel("validation accuracy, %")
     axes.set_title("mean and 95 % interval over seeds; line: Pareto front; dotted: majority answer", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.draw_without_rendering()  # only then it is known where a point lies on the page
+    places = [(row.core_minutes, row.mean("accuracy")) for row in rows]
+    _write_names(axes, places, names, [QUIET if row in best else INK for row in rows])
     save_figure(figure, path)
+
+
+BESIDE = [(6, -12, "left"), (6, 6, "left"), (-6, -12, "right"), (-6, 6, "right"), (6, -24, "left"), (6, 18, "left")]
+
+
+def _write_names(axes: Any, places: Sequence[tuple[float, float]], names: Sequence[str], colors: Sequence[str]) -> None:
+    """Each name beside its point, where it covers no other name and no point; above it where there is no such place."""
+    from matplotlib.transforms import Bbox
+
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(places)]
+    for name, place, color in zip(names, places, colors, strict=True):
+        for offset in BESIDE:
+            text = axes.annotate(name, place, offset[:2], textcoords="offset points", ha=offset[2], color=color)
+            text.set_fontsize(8)
+            box = text.get_window_extent()
+            if offset == BESIDE[-1] or not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        taken.append(box)

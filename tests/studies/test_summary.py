@@ -144,6 +144,21 @@ def test_the_front_is_what_nothing_beats_in_both(tmp_path):
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_names_of_settings_that_lie_together_cover_neither_each_other_nor_a_point(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("recipe.studies.pareto.save_figure", lambda figure, path: figures.append(figure))
+    flags = "freeze_layers={} learning_rate=1e-4"
+    rows = [make(flags.format(f"0-{each}"), 71 + each / 30, seconds=60 + 2 * each) for each in range(3)]
+    draw_sweep([*rows, make(flags.format("all"), 69, seconds=1)], 69.0, tmp_path / "figure.png")
+    (axes,) = figures[0].axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    points = axes.transData.transform([(row.core_minutes, row.mean("accuracy")) for row in rows])
+    assert len(boxes) == 4
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert not any(box.contains(*point) for point in points)
+
+
 def test_seeds_that_err_on_different_pairs_are_right_together():
     labels = np.array([0, 1, 1, 0])
     one = np.array([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.4, 0.6]])
