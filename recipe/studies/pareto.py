@@ -27,9 +27,9 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     axes = figure.add_subplot()
     best, names = front(rows), short_names(rows)[1]
     axes.plot([each.core_minutes for each in best], [each.mean("accuracy") for each in best], color=QUIET, linewidth=1)
-    for row in rows:
-        x, y = row.core_minutes, row.mean("accuracy")
-        color = QUIET if row in best else INK
+    places = [(row.core_minutes, row.mean("accuracy")) for row in rows]
+    colors = [QUIET if row in best else INK for row in rows]
+    for row, (x, y), color in zip(rows, places, colors, strict=True):
         axes.errorbar([x], [y], yerr=[row.half or 0.0], color=color, marker="o", capsize=3)
         values = [point["accuracy"] for point in row.points.values()]
         axes.plot([x] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
@@ -43,8 +43,7 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     axes.set_title("mean and 95 % interval over seeds; line: Pareto front; dotted: majority answer", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.draw_without_rendering()  # only then it is known where a point lies on the page
-    places = [(row.core_minutes, row.mean("accuracy")) for row in rows]
-    _write_names(axes, places, names, [QUIET if row in best else INK for row in rows])
+    _write_names(axes, places, names, colors)
     save_figure(figure, path)
 
 
@@ -57,9 +56,9 @@ def _write_names(axes: Any, places: Sequence[tuple[float, float]], names: Sequen
 
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(places)]
     for name, place, color in zip(names, places, colors, strict=True):
+        style = {"textcoords": "offset points", "fontsize": 8, "color": color}
         for offset in BESIDE:
-            text = axes.annotate(name, place, offset[:2], textcoords="offset points", ha=offset[2], color=color)
-            text.set_fontsize(8)
+            text = axes.annotate(name, place, offset[:2], ha=offset[2], **style)
             box = text.get_window_extent()
             if offset == BESIDE[-1] or not any(box.overlaps(other) for other in taken):
                 break
