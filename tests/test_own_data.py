@@ -84,4 +84,7 @@ def test_a_gbk_export_is_refused_with_the_command_that_converts_it(export, monke
     with pytest.raises(SystemExit) as ended:
         run_module("recipe.commands.check_data", ["own.yaml"], monkeypatch)
     assert ended.value.code == 2
-    assert "iconv -f GB18030 -t UTF-8" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    command = "iconv -f GB18030 -t UTF-8 questions.csv > utf8-questions.csv"
+    assert f": {command} makes UTF-8 of it" in err
+    assert all(command in (ROOT / "docs" / name).read_text() for name in DOCS)

@@ -123,7 +123,8 @@ def check_combinations(arguments: RecipeArguments) -> None:
     """
     data, training = arguments.data, arguments.training
     if data.label_names is not None and len(set(data.label_names)) < max(2, len(data.label_names)):
-        raise UserError(f"--label_names {shlex.join(data.label_names)}: at least two different names are expected")
+        expected = "at least two different names are expected, a space between them (in YAML: a list)"
+        raise UserError(f"--label_names {shlex.join(data.label_names)}: {expected}")
     if data.task_type == "regression":
         _check_regression(arguments)
     check_columns(data)

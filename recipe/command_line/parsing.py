@@ -28,6 +28,7 @@ GROUPS = RecipeArguments.__annotations__
 PATHS = ["model_name_or_path", "against", "output_dir", "resume", "prefix_cache_dir"]
 PATHS += ["data_dir", "train_file", "validation_file", "test_file"]
 OBJECTS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+DASHES = "-–—−－"  # what text editors and chats make of two hyphens
 _NOT_GIVEN = object()
 
 
@@ -116,7 +117,9 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
         known = {flag: action for action in actions_of(parser) for flag in action.option_strings}
         raise UserError(_unknown(rest[0], words, known))
     values = {name: value for name, value in vars(parsed).items() if value is not _NOT_GIVEN}
-    for name in PATHS:
+    for name in (*PATHS, "dataset_name"):
+        if values.get(name) == "":  # a shell's variable that is not set; the default would be somebody else's
+            raise UserError(f"--{name} '': it is empty; a path or name is expected, or leave it out")
         if values.get(name):
             values[name] = os.path.expanduser(values[name])
     for name in OBJECTS:
@@ -129,9 +132,10 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
 
 def _unknown(word: str, words: list[str], known: Mapping[str, Action]) -> str:
     """What to say of a word that is no flag's; an unknown flag's value may be a secret, so it is not repeated."""
-    if word.startswith("-"):
-        flag = word.split("=")[0]
-        return f"unknown argument {flag!r}{hint(flag, known)}"
+    flag = word.split("=")[0]
+    plain = "--" + flag.lstrip(DASHES)
+    if word.startswith(tuple(DASHES)) or ("=" in word and plain in known):  # or without the dashes
+        return f"unknown argument {flag!r}{hint(plain, known)}"
     before = words[: words.index(word)] if word in words else []
     flags = [each.split("=")[0] for each in before if each.startswith("--")]
     if not flags:

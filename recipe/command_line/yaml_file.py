@@ -12,6 +12,8 @@ from recipe.errors import UserError
 
 SWITCHES = {"on": "true", "off": "false"}  # what YAML's own booleans are, besides yes, no, true and false
 
+COMMAS = ("text_column_names", "column_names", "freeze_layers")  # whose one value has commas in it
+
 
 class _TextLoader(yaml.SafeLoader):
     """Reads `off`, `no`, 2e-5 and 010 as they are written, for argparse to convert; YAML makes booleans of two."""
@@ -74,7 +76,8 @@ def yaml_words(action: Action, value: Any, takes_object: bool) -> Sequence[str]:
         if not all(isinstance(each, str) for each in value):
             raise UserError(f"{flag}: a list of words is expected")
         if action.nargs != "+" and len(value) != 1:
-            raise UserError(f"{flag}: one value is expected, not a list of {len(value)}")
+            commas = f"; {','.join(value)} is one" if action.dest in COMMAS else ""
+            raise UserError(f"{flag}: one value is expected, not a list of {len(value)}{commas}")
         return [flag, *value] if action.nargs == "+" else [f"{flag}={value[0]}"]
     if isinstance(value, dict):
         if not takes_object or not all(isinstance(each, (str, type(None))) for each in (*value, *value.values())):

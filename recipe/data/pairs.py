@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from recipe.arguments import DataArguments
 from recipe.errors import BadRow, UserError
-from recipe.rows.columns import Columns, offer
+from recipe.rows.columns import Columns, way_to
 from recipe.rows.sentences import sentence_of
 from recipe.rows.tables import TableRow
 
@@ -130,9 +130,9 @@ def _missing(where: str, key: str, record: Mapping[str, Any], columns: Columns) 
     header = " (line 1 is read as the column names, unless --column_names gives them)" * isinstance(record, TableRow)
     if header and len(record) == 1:
         header = " (between the column names in line 1 a comma is expected in .csv, a tab in .tsv, or --delimiter)"
-    return BadRow(
-        f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}{header}{offer(record, columns)}"
-    )
+    skip = "" if header or key != columns.label else "; --on_bad_row skip leaves such rows out"
+    way = way_to(key, record, columns) + skip
+    return BadRow(f"{where}: no {key!r} among the keys {', '.join(map(str, record))[:80]}{header}{way}")
 
 
 def _label(where: str, record: Mapping[str, Any], rules: RowRules) -> int | float:
@@ -144,7 +144,8 @@ def _label(where: str, record: Mapping[str, Any], rules: RowRules) -> int | floa
         name = _label_name(value, names, rules.class_names)
         found = names.index(name) if name in names else None
         expected = " or ".join(names) if len(names) < 6 else f"one of {len(names)} names"
-        flag, none = "--label_names" + ", or --task_type regression" * bool(PARTIAL.fullmatch(str(value))), ["-1", ""]
+        number = NUMBER if list(names) == list(DEFAULT_NAMES) else PARTIAL
+        flag, none = "--label_names" + ", or --task_type regression" * bool(number.fullmatch(str(value))), ["-1", ""]
     if found is not None:
         return found
     if not rules.labelled and (value is None or str(value) in none):

@@ -41,13 +41,25 @@ def is_header(fields: Iterable[str]) -> bool:
 def offer(names: Iterable[str], columns: Columns) -> str:
     """The flags that read columns of such names, as the end of an error; nothing where none but `columns` is known."""
     there = set(names)
-    sentences = next((each for each in SENTENCES if there.issuperset(each)), None)
-    label = next((name for name in LABELS if name in there), None)
+    sentences = next((each for each in (columns.sentences, *SENTENCES) if there.issuperset(each)), None)
+    label = next((name for name in (columns.label, *LABELS) if name in there), None)
     if sentences is None or (sentences == columns.sentences and label in (None, columns.label)):
         return ""
     flags = f"--text_column_names {shlex.quote(','.join(sentences))}"
-    flags += f" --label_column_name {label}" if label not in ("label", None) else ""
+    flags += f" --label_column_name {shlex.quote(label)}" if label not in ("label", None) else ""
     return f"; columns {', '.join([*sentences, *([label] if label else [])])}: give {flags}"
+
+
+def way_to(key: str, names: Iterable[str], columns: Columns) -> str:
+    """What to do about a row with such names that lacks `key`, one of `columns`, as the end of an error."""
+    if key in columns.sentences:
+        comma = (
+            ", which takes a comma between names, not '，'" if "，" in key else " says which columns hold a sentence"
+        )
+        return offer(names, columns) or f"; --text_column_names{comma}"
+    if key == columns.label:
+        return offer(names, columns) or "; --label_column_name says which column holds the label"
+    return "; --id_column_name says which column names a row, --id_column_name '' that none does"
 
 
 def check_columns(data: DataArguments) -> None:

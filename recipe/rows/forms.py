@@ -9,6 +9,7 @@ from recipe.rows.columns import Columns, listed
 
 KINDS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 SUFFIXES = tuple(KINDS)
+EXCEL = (".xlsx", ".xls", ".xlsm", ".et")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 TAB = ("\\t", "tab")  # what a shell or YAML leaves of it
 
@@ -33,12 +34,14 @@ class Form(NamedTuple):
         """The form of the file at `path`.
 
         Raises:
-            UserError: neither its name nor --data_format says it.
+            UserError: neither its name nor --data_format says it, or it is an Excel file.
         """
         suffix = Path(path.name.removesuffix(".gz")).suffix
         kind, columns = KINDS.get(suffix), Columns.of(args)
         if kind not in ("json", "parquet"):  # whose names leave no doubt, also beside tables
             kind = args.data_format or kind
+        if suffix.lower() in EXCEL:
+            raise UserError(f"{path}: an Excel file; in Excel save it as CSV UTF-8, which is expected")
         if kind is None:
             raise UserError(
                 f"{path}: a file ending in {', '.join(SUFFIXES)}, plain or .gz, is expected, or --data_format, which "

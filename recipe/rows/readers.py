@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import json
+import shlex
 import shutil
 import tempfile
 import zlib
@@ -20,7 +21,7 @@ from recipe.rows.tables import checked_header, quotes_enclose, table_rows
 UTF16 = "UTF-16, as Excel saves Unicode text: iconv -f UTF-16 -t UTF-8 makes UTF-8 of it"
 # What a file that is not UTF-8 may be, by its first bytes.
 MAGIC = {b"\xff\xfe": UTF16, b"\xfe\xff": UTF16, b"\x1f\x8b": "zipped: the name of such a file ends in .gz"}
-MAGIC |= {b"PK": "an Excel file or a zip: a .csv or .parquet file is expected", b"PAR1": "Parquet: name it .parquet"}
+MAGIC |= {b"PK": "an Excel file or a zip: in Excel save it as CSV UTF-8", b"PAR1": "Parquet: name it .parquet"}
 MAGIC |= {b"": "GBK: iconv -f GB18030 -t UTF-8 makes UTF-8 of it"}
 
 
@@ -101,13 +102,14 @@ def _decoded(path: Path, file: IO[bytes]) -> Iterator[tuple[str, str | BadRow]]:
         try:
             yield where, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            yield where, BadRow(f"{where}: byte {error.start + 1} is not UTF-8; {_what_it_is(line, number)}")
+            yield where, BadRow(f"{where}: byte {error.start + 1} is not UTF-8; {_what_it_is(path, line, number)}")
 
 
-def _what_it_is(line: bytes, number: int) -> str:
+def _what_it_is(path: Path, line: bytes, number: int) -> str:
     """What a line that is not UTF-8 may be instead, and what to make of it."""
     told = next((told for start, told in MAGIC.items() if number == 1 and line.startswith(start)), MAGIC[b""])
-    return f"the file may be {told}"
+    into = f" {shlex.quote(str(path))} > {shlex.quote(f'utf8-{path.name}')}" if path.suffix != ".gz" else ""
+    return f"the file may be {told.replace(' makes', f'{into} makes')}"
 
 
 def _json_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:

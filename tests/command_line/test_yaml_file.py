@@ -34,6 +34,8 @@ def test_yaml_gives_defaults_and_the_command_line_wins(tmp_path):
         ("- seed\n", ":1: 'flag: value' lines are expected, not a list"),
         ("[]\n", ":1: 'flag: value' lines are expected, not a list"),
         ("seed: 1\nbf16: yes\nseed: 2\n", ":3: 'seed' stands in line 1 already"),
+        ("text_column_names: [a, b]\n", ": one value is expected, not a list of 2; a,b is one"),
+        ("data_dir: ''\n", ":1: --data_dir '': it is empty"),
         ("seed: [1, 2]\n", ":1: --seed: one value is expected, not a list of 2"),
         ("evaluation_strategy: epoch\n", ":1: unknown key 'evaluation_strategy'; what does it here is --eval_strategy"),
         ("output_dir: {a: b}\n", ":1: --output_dir: one value expected, not an object"),

@@ -84,7 +84,7 @@ def test_a_test_split_needs_no_labels(label):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"label": "2"}, "label is '2'; 0 or 1 is expected"),
+        ({"label": "2"}, "label is '2'; 0 or 1 is expected (--label_names, or --task_type regression; --on_bad_row"),
         ({"label": None}, "label is None"),
         ({"label": -1}, "label is -1"),
         ({"label": True}, "label is True"),

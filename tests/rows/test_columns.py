@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -33,8 +34,9 @@ def test_an_id_that_is_asked_for_must_be_there_where_ids_count(tmp_path):
     path = str(write_jsonl(tmp_path / "a.jsonl", make_pairs(2)))
     args = DataArguments(train_file=path, test_file=path, id_column_name="nr")
     assert open_split(args, "train").rows == 2
-    with pytest.raises(UserError, match=r"a.jsonl:1: no 'nr' among the keys"):
+    with pytest.raises(UserError, match=r"a.jsonl:1: no 'nr' among the keys .*; --id_column_name says which .* ''"):
         open_split(args, "test")
+    assert open_split(dataclasses.replace(args, id_column_name=""), "test").rows == 2
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,38 @@ def test_an_id_that_is_asked_for_must_be_there_where_ids_count(tmp_path):
 )
 def test_usual_names_are_offered(names, flags):
     assert offer(names.split(), Columns()) == flags
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "told"),
+    [
+        (
+            {"问题一": "a", "问题二": "b"},
+            {},
+            "'sentence1' among the keys 问题一, 问题二; --text_column_names says which",
+        ),
+        (
+            {"a": "x"},
+            {"text_column_names": "a，b"},
+            "; --text_column_names, which takes a comma between names, not '，'",
+        ),
+        (
+            {"sentence1": "a", "sentence2": "b"},
+            {},
+            "; --label_column_name says which column holds the label; --on_bad_row skip leaves such rows out",
+        ),
+        (
+            {"问题一": "a", "text": "b", "gold_label": "1"},
+            {"text_column_names": "问题一"},
+            "; columns 问题一, gold_label: give --text_column_names '问题一' --label_column_name gold_label; --",
+        ),
+    ],
+)
+def test_a_missing_column_names_the_flag_that_asked_for_it(tmp_path, row, flags, told):
+    path = write_jsonl(tmp_path / "a.jsonl", [row])
+    with pytest.raises(UserError) as error:
+        open_split(DataArguments(train_file=str(path), **flags), "train")
+    assert told in str(error.value)
 
 
 def test_the_error_of_a_file_offers_what_reads_it(tmp_path):
