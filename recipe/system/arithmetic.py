@@ -57,7 +57,9 @@ def multiplies_in_bfloat16(kind: str) -> bool:
     """
     if kind != "cpu":
         supported = getattr(getattr(torch, kind, None), "is_bf16_supported", None)
-        return supported is not None and bool(supported())
+        # GPUs from before Ampere take bfloat16 as well, and emulate it
+        own = {"including_emulation": False} if kind in ("cuda", "xpu") else {}
+        return supported is not None and bool(supported(**own))
     able = torch.cpu.get_capabilities()
     return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -72,12 +74,12 @@ def describe_arithmetic(args: TrainingArguments) -> dict[str, Any]:
     cuda = torch.backends.cuda
     kernels = {"flash": cuda.flash_sdp_enabled(), "memory-efficient": cuda.mem_efficient_sdp_enabled()}
     kernels |= {"math": cuda.math_sdp_enabled(), "cudnn": cuda.cudnn_sdp_enabled()}
-    gpu = args.device.type == "cuda"
+    name_of = getattr(getattr(torch, args.device.type, None), "get_device_name", lambda device: device.type)
     found: dict[str, Any] = {
         "mixed_precision": args.mixed_precision,
         "dynamo_backend": os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower(),
         "sharding": _sharding(),
-        "device": torch.cuda.get_device_name(args.device) if gpu else args.device.type,
+        "device": name_of(args.device),
         "threads": torch.get_num_threads(),
         "processor instructions": torch.backends.cpu.get_cpu_capability(),
         "attention kernels": [name for name, enabled in kernels.items() if enabled],

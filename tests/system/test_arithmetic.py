@@ -124,7 +124,23 @@ def test_training_in_bfloat16_keeps_float32_weights(arguments, tmp_path, capsys)
         train(arguments("--max_steps=2", "--eval_strategy=no", "--prefix_cache=on"))
 
 
-@pytest.mark.parametrize("kind", ["mps", "npu", "xpu"])
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_gpu_that_emulates_bfloat16_does_not_count_as_one_that_multiplies_in_it(monkeypatch, kind):
+    backend = SimpleNamespace(is_bf16_supported=lambda including_emulation=True: including_emulation)  # as of a T4
+    monkeypatch.setattr(torch, kind, backend)
+    assert multiplies_in_bfloat16(kind) is False
+    backend.is_bf16_supported = lambda including_emulation=True: True
+    assert multiplies_in_bfloat16(kind) is True
+
+
+@pytest.mark.parametrize("kind", ["cuda", "npu", "xpu"])
+def test_a_device_is_recorded_by_its_name_so_that_another_of_its_kind_is_another(monkeypatch, arguments, kind):
+    args = SimpleNamespace(device=torch.device(kind if kind != "npu" else "privateuseone"), mixed_precision="no")
+    monkeypatch.setattr(torch, args.device.type, SimpleNamespace(get_device_name=lambda device: "Two"), raising=False)
+    assert describe_arithmetic(args)["device"] == "Two"
+
+
+@pytest.mark.parametrize("kind", ["mps", "npu"])
 def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
     device = SimpleNamespace(type=kind)
     assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
