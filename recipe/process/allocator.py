@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,11 +51,14 @@ def peak_memory() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory` count anew, where Linux lets it: of several runs in one process each has a peak of its own."""
+    """Let both peaks count anew, the host's where Linux lets it: of several runs in one process each has its own."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    library: Any = torch.get_device_module()  # the CPU's, where there is no GPU
+    if hasattr(library, "reset_peak_memory_stats") and library.is_initialized():
+        library.reset_peak_memory_stats()
 
 
 def peak_gpu_memory(device: str) -> int:
-    """The most memory that tensors have had on the GPU, in bytes; 0 for another kind of device."""
-    return torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    """The most memory that tensors have had on a GPU or the like, in bytes; 0 where its library does not count."""
+    return int(getattr(getattr(torch, device, None), "max_memory_allocated", lambda: 0)())

@@ -1,10 +1,12 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from recipe.process.allocator import give_back_freed_memory, keep_freed_memory
+from recipe.process.allocator import give_back_freed_memory, keep_freed_memory, peak_gpu_memory, reset_peak_memory
 from tests.utils import ROOT
 
 FAULTS = """
@@ -46,7 +48,7 @@ def test_a_steps_tensors_lie_where_the_last_ones_did():
 HELD = """
 import torch
 from pathlib import Path
-from recipe.process.allocator import give_back_freed_memory, keep_freed_memory
+from recipe.process.allocator import give_back_freed_memory, keep_freed_memory, peak_gpu_memory, reset_peak_memory
 def resident():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmRSS"))
 keep_freed_memory()
@@ -73,3 +75,25 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
     monkeypatch.setattr(ctypes, "CDLL", fail)
     keep_freed_memory()
     give_back_freed_memory()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_each_run_of_a_process_has_its_own_peak_on_the_gpu(monkeypatch, begun):
+    calls = []
+    library = SimpleNamespace(
+        is_initialized=lambda: begun,
+        reset_peak_memory_stats=lambda: calls.append("reset"),
+        max_memory_allocated=lambda: 7,
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda: library)
+    for kind in ("cuda", "xpu"):
+        monkeypatch.setattr(torch, kind, library)
+        assert peak_gpu_memory(kind) == 7
+    reset_peak_memory()
+    assert calls == ["reset"] * begun
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps", "xla"])
+def test_a_device_whose_memory_is_not_counted_has_no_peak(kind):
+    assert peak_gpu_memory(kind) == 0
+    reset_peak_memory()
