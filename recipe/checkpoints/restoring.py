@@ -2,24 +2,22 @@
 
 import contextlib
 import pickle
-import random
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import TrainerState
-from transformers.trainer_pt_utils import safe_globals  # what the Trainer reads random states with
 
 from recipe.cache import cached_split
 from recipe.checkpoints.carried import SHAPE
 from recipe.checkpoints.identity import EVALUATED_WITH, IDENTITY
 from recipe.checkpoints.manifest import Checkpoint
+from recipe.checkpoints.random_states import are_random_states, load
 from recipe.checkpoints.rotation import with_best
 from recipe.errors import Damaged, RunError
 from recipe.file_names import MANIFEST, STATE, WEIGHTS
@@ -84,11 +82,6 @@ def _check(path: Path, check: Any, checkpoint: Checkpoint) -> None:
         raise Damaged(f"{path}: not what a run of this model saves")
 
 
-def _load(path: Path) -> Any:
-    with safe_globals():
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _weights(path: Path, checkpoint: Checkpoint) -> bool:
     found = load_file(path)
     return set(found) == set(checkpoint.manifest["trainable"]) and all(map(_finite, found.values()))
@@ -100,7 +93,7 @@ def _finite(value: Any) -> bool:
 
 def _optimizer(path: Path, checkpoint: Checkpoint) -> bool:
     """Whether it is of as many parameters as are trained; the manifest has their order."""
-    found = _load(path)
+    found = load(path)
     groups = found["param_groups"]
     places = [place for group in groups for place in group["params"]]
     states = [found["state"][place] for place in (places if found["state"] else [])]
@@ -132,18 +125,9 @@ def _of_their_shapes(states: list[dict[str, Any]], checkpoint: Checkpoint) -> bo
 
 
 def _scheduler(path: Path, checkpoint: Checkpoint) -> bool:
-    found = _load(path)
+    found = load(path)
     rates = [found[name] for name in ("base_lrs", "_last_lr") if name in found]
     return 0 <= found["last_epoch"] <= checkpoint.step and all(len(each) == len(rates[0]) for each in rates)
-
-
-def _random(path: Path, checkpoint: Checkpoint) -> bool:
-    found = _load(path)
-    random.Random().setstate(found["python"])
-    np.random.RandomState().set_state(found["numpy"])
-    torch.Generator().set_state(found["cpu"])
-    gpus = found.get("cuda", [])
-    return all(each.dtype == torch.uint8 for each in ([gpus] if isinstance(gpus, Tensor) else gpus))
 
 
 def _state(path: Path, checkpoint: Checkpoint) -> bool:
@@ -161,8 +145,8 @@ CHECKS = {
     re.escape(STATE): _state,
     r"optimizer\.pt": _optimizer,
     r"scheduler\.pt": _scheduler,
-    r"scaler\.pt": lambda path, _: isinstance(_load(path), dict),
-    RANDOM.pattern: _random,
+    r"scaler\.pt": lambda path, _: isinstance(load(path), dict),
+    RANDOM.pattern: lambda path, _: are_random_states(path),
 }
 
 

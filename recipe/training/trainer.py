@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 from recipe.batches.order import TrainBatches
 from recipe.checkpoints.carried import Carried, so_far
 from recipe.checkpoints.manifest import begin, open_checkpoint, remove_checkpoint, seal
+from recipe.checkpoints.random_states import keep_device_state, take_device_state
 from recipe.checkpoints.restoring import going_on
 from recipe.checkpoints.rotation import best_folder, best_step, keep_alone, rotate
 from recipe.errors import Damaged, RunError
@@ -45,7 +46,7 @@ class FreezeTrainer(Trainer):
     carried: Carried = Carried()
     began: float = 0.0
     logged_before: int = 0
-    _step_loss: Tensor | None = None  # of the micro-batches since the last step
+    _step_loss: Tensor | None = None  # summed over the micro-batches since the last step: NaN of any of them shows
     _watch: LossWatch | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -78,7 +79,6 @@ class FreezeTrainer(Trainer):
             RunError: the loss is not finite. The optimizer has not stepped, so the weights are still good.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # NaN of any micro-batch shows in the sum
         self._step_loss = loss if self._step_loss is None else self._step_loss + loss
         if self.accelerator.sync_gradients:
             whole, self._step_loss = self._step_loss, None
@@ -129,6 +129,7 @@ class FreezeTrainer(Trainer):
                 begin(folder)
             self.accelerator.wait_for_everyone()  # what lies in the folder now is not ours
             super()._save_checkpoint(model, trial)
+            keep_device_state(folder, self.args)
             self.accelerator.wait_for_everyone()  # each rank writes its own random state
             if self.args.should_save:
                 trainable = [name for name, value in self.model.named_parameters() if value.requires_grad]
@@ -187,6 +188,7 @@ class FreezeTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with going_on(checkpoint):
             super()._load_rng_state(checkpoint)
+            take_device_state(checkpoint, self.args)
 
     def _load_best_model(self) -> None:
         try:
