@@ -115,9 +115,9 @@ class FreezeTrainingArguments(TrainingArguments):
         if self.bf16 is None:  # unless accelerate or --fp16 has decided
             chosen = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower() != "no"
             self.bf16 = not chosen and multiplies_in_bfloat16(self._kind_of_device())
-        # without a GPU pinning does nothing but warn, once for each data loader, and what exchanges gradients while
-        # backward goes on takes its cores away: one bucket, exchanged after it
-        if not torch.cuda.is_available():
+        # where the device has the host's memory pinning does nothing but warn, once for each data loader, and on a CPU
+        # what exchanges gradients while backward goes on takes its cores away: one bucket, exchanged after it
+        if self._kind_of_device() in ("cpu", "mps"):
             self.dataloader_pin_memory = False
             self.ddp_bucket_cap_mb = self.ddp_bucket_cap_mb or 10_000
         with meeting():

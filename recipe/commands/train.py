@@ -89,7 +89,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
         say(args, shown(split.describe()))
     if args.bf16:
         say(args, "computing in bfloat16 over float32 weights (--bf16 false: in float32)")
-    gpus, threads = torch.cuda.device_count(), torch.get_num_threads()
+    gpus, threads = torch.accelerator.device_count(), torch.get_num_threads()
     say(args, describe_processes(args.world_size, args.device.type, threads, gpus, os.environ))
     splits = [tokenized(split, tokenizer, arguments.data.max_length) for split in splits]
     return Prepared(model, tokenizer, splits, make_identity(arguments, model, splits, tokenizer))

@@ -27,8 +27,9 @@ def describe_processes(processes: int, device: str, threads: int, gpus: int, env
         gpus: that are visible to this process.
     """
     line = f"processes: {processes}, on {device} with {threads} {'thread' if threads == 1 else 'threads'}"
-    if processes == 1 and device == "cuda" and gpus > 1:
-        return f"{line}; one of {gpus} GPUs is used: accelerate launch run_freeze.py uses all"
+    if processes == 1 and device != "cpu" and gpus > 1:
+        kind = "NPU" if device == "npu" else "GPU"
+        return f"{line}; one of {gpus} {kind}s is used: accelerate launch run_freeze.py uses all"
     if processes == 1 and environment.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
         return f"{line}; accelerate launch --cpu starts one only: docs/scaling.md says how to start more"
     return line

@@ -24,6 +24,9 @@ def test_a_place_among_others_counts_whole_or_not_at_all():
         (2, "cpu", 3, 0, {"ACCELERATE_USE_CPU": "True"}, "processes: 2, on cpu with 3 threads"),
         (1, "cpu", 2, 0, {"ACCELERATE_USE_CPU": "True"}, "starts one only: docs/scaling.md says how to start more"),
         (1, "cuda", 2, 4, {}, "one of 4 GPUs is used: accelerate launch run_freeze.py uses all"),
+        (1, "xpu", 2, 2, {}, "one of 2 GPUs is used: accelerate launch run_freeze.py uses all"),
+        (1, "npu", 2, 8, {}, "one of 8 NPUs is used: accelerate launch run_freeze.py uses all"),
+        (1, "cpu", 2, 4, {}, "processes: 1, on cpu with 2 threads"),
         (4, "cuda", 2, 4, {}, "processes: 4, on cuda with 2 threads"),
     ],
 )
