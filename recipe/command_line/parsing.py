@@ -103,11 +103,14 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
     Raises:
         UserError: a word is unknown or ill-formed, or a value refused or out of range, whatever the others are.
     """
-    for word in words:
+    switches = {flag for action in actions_of(parser) if action.nargs == "?" for flag in action.option_strings}
+    for before, word in zip(["", *words], words, strict=False):
         if not word.startswith("-") and word.endswith((".yaml", ".yml")):
             raise UserError(
                 f"{word}: the YAML file stands first, and there is one: run_freeze.py {word} --flag value ..."
             )
+        if not word.startswith("-") and before in switches and Path(word).is_dir():
+            raise UserError(f"{word}: no flag takes it; a model's folder stands behind --model_name_or_path")
     blank = Namespace(**{action.dest: _NOT_GIVEN for action in actions_of(parser)})
     for word in words:
         if word.startswith("--") and word.endswith("=--"):  # which argparse takes for the end of the flags

@@ -35,7 +35,8 @@ def yaml_items(path: Path) -> list[tuple[str, int, Any]]:
         root = yaml.compose(text, Loader=_TextLoader)
         values = yaml.load(text, Loader=_TextLoader)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; the first argument is a YAML file or a --flag") from error
+        model = "; a model's folder stands behind --model_name_or_path" * path.is_dir()
+        raise UserError(f"{path}: {error.strerror}; the first argument is a YAML file or a --flag{model}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text; a YAML file of 'flag: value' lines is expected") from error
     except yaml.YAMLError as error:

@@ -23,7 +23,8 @@ def find_split(folder: Path, split: str, any_suffix: bool = False) -> list[Path]
         UserError: the folder does not exist, or holds the split twice.
     """
     if not folder.is_dir():
-        raise UserError(f"--data_dir {folder}: no such folder; a folder with train and validation files is expected")
+        what = "a file, which --train_file and the like take" if folder.exists() else "no such folder"
+        raise UserError(f"--data_dir {folder}: {what}; a folder with train and validation files is expected")
     stems = [(name, suffix + zipped) for name in SPLITS[split] for suffix in SUFFIXES for zipped in ("", ".gz")]
     found = [[folder / (name + suffix)] for name, suffix in stems if (folder / (name + suffix)).is_file()]
     found += filter(None, (sorted(folder.glob(f"{name}-*{suffix}")) for name, suffix in stems))
@@ -48,7 +49,8 @@ def named_files(flag: str, value: str) -> list[Path]:
     """
     found = [Path(value)] if Path(value).is_file() else [Path(path) for path in sorted(glob.glob(value))]
     if not found or not all(path.is_file() for path in found):
-        raise UserError(f"{flag} {value}: no such file; a file, or a pattern like 'train-*.jsonl', is expected")
+        missing = "a folder, which --data_dir takes" if Path(value).is_dir() else "no such file"
+        raise UserError(f"{flag} {value}: {missing}; a file, or a pattern like 'train-*.jsonl', is expected")
     return found
 
 

@@ -44,7 +44,7 @@ def _correlation_rows(scores: dict[str, Any]) -> list[tuple[str, str]]:
         other = scores["compared"]
         rows.append(("against", f"{other['against']}: Pearson {decimals(other['pearson'])}, MSE {other['mse']:.4f}"))
         gain = f"{other['difference']:+.4f} of MSE, less is better"
-        rows.append(("difference", f"{gain} (95 % interval {_interval(other, 1, '+.4f')})"))
+        rows.append(("difference", f"{gain} ({_interval(other, 1, '+.4f')})"))
     return rows
 
 
@@ -120,7 +120,7 @@ def _against_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     test = scores["mcnemar"]
     alone = f"right alone {test['only_first_right']:,} : {test['only_second_right']:,}"
-    gain = f"{100 * test['difference']:+.2f} points (95 % interval {_interval(test, 100, '+.2f')})"
+    gain = f"{100 * test['difference']:+.2f} points ({_interval(test, 100, '+.2f')})"
     return [
         ("against", f"{test['against']}: {test['accuracy']:.4f}; {alone}; McNemar p = {test['p_value']:.3g}"),
         ("difference", gain),
@@ -128,10 +128,10 @@ def _against_row(scores: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _interval(gain: dict[str, Any], scale: float, form: str) -> str:
-    """The ends of a difference's interval; a dash where there is none."""
+    """A difference's 95 % interval, which takes pairs that differ."""
     if gain["difference_low"] is None:
-        return "-"
-    return " to ".join(format(scale * gain[f"difference_{end}"], form) for end in ("low", "high"))
+        return "no interval: the same on every pair"
+    return "95 % interval " + " to ".join(format(scale * gain[f"difference_{end}"], form) for end in ("low", "high"))
 
 
 def format_int8(full: np.ndarray, int8: np.ndarray, labels: np.ndarray, unit: str) -> str:

@@ -7,6 +7,7 @@ A model of single sentences takes rows with sentence1 and without sentence2. Wha
 """
 
 import json
+import os
 import signal
 import sys
 import unicodedata
@@ -72,6 +73,16 @@ def seen(text: str) -> bool:
     return any(unicodedata.category(each) not in UNSEEN and each not in BLANK for each in text)
 
 
+def as_line(row: dict[str, Any]) -> str:
+    """A row as JSON, in ASCII where the encoding of standard output lacks one of its characters."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(row)
+    return line
+
+
 def refuse(problem: str) -> NoReturn:
     """End by one line, with the status of a user's error."""
     print(f"serve.py: error: {problem}", file=sys.stderr)
@@ -88,11 +99,19 @@ def main() -> None:
     for word in sys.argv[1:]:
         if word != "--int8":
             refuse(f"{word}: --int8 is the only flag; pairs come on standard input: serve.py < pairs.jsonl")
+    for name in ("input", "output"):
+        if getattr(sys, f"std{name.removesuffix('put')}") is None:
+            refuse(f"standard {name}: it is closed; serve.py < pairs.jsonl > answers.jsonl is expected")
     pairs = list(read_pairs(sys.stdin.buffer))
-    for (row, _), found in zip(pairs, answer([texts for _, texts in pairs]), strict=True):
-        best = round(float(found.max()), 6)
-        label = {"prediction": best} if SCORES else {"prediction": NAMES[found.argmax()], "probability": best}
-        print(json.dumps(row | label, ensure_ascii=False))
+    try:
+        for (row, _), found in zip(pairs, answer([texts for _, texts in pairs]), strict=True):
+            best = round(float(found.max()), 6)
+            label = {"prediction": best} if SCORES else {"prediction": NAMES[found.argmax()], "probability": best}
+            print(as_line(row | label))
+        sys.stdout.flush()
+    except OSError as error:
+        print(f"serve.py: error: standard output: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(1)  # what is left in the buffer has no place either
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 
 from recipe.command_line.parsing import parse
 from recipe.commands.evaluate import evaluate
-from recipe.commands.train import train
+from recipe.commands.train import prepare, train
 from recipe.errors import UserError
 from recipe.model.base_model import open_base
 from recipe.model.loading import load_fine_tuned, load_model
@@ -60,6 +60,14 @@ def test_frozen_weights_are_bit_identical_and_the_rest_is_not(arguments, tmp_pat
 def test_what_is_trained_below_frozen_layers_is_told_to_cost_their_whole_backward(arguments, capsys):
     train(arguments("--freeze_embeddings=false", "--eval_strategy=no", "--max_steps=1"))
     assert "\nnote: the embeddings are trained under frozen layers, so backward crosses all" in capsys.readouterr().out
+
+
+def test_a_validation_split_of_the_training_splits_rows_is_told(arguments, pairs_dir, capsys):
+    told = "from {}; the training split's own rows, so that scores say nothing of other ones\n"
+    prepare(arguments(f"--validation_file={pairs_dir / 'train.json'}"))
+    assert told.format(pairs_dir / "train.json") in capsys.readouterr().out
+    prepare(arguments())
+    assert "own rows" not in capsys.readouterr().out
 
 
 def test_more_than_two_classes(arguments, tmp_path):

@@ -18,6 +18,10 @@ def test_missing_splits_and_files(tmp_path, pairs_dir):
         require_split(DataArguments(data_dir=str(tmp_path)), "train")
     with pytest.raises(UserError, match=r"--train_file .*: no such file"):
         require_split(DataArguments(train_file=str(tmp_path / "none.json")), "train")
+    with pytest.raises(UserError, match=r"--train_file .*: a folder, which --data_dir takes; a file, or a pattern"):
+        require_split(DataArguments(train_file=str(tmp_path)), "train")
+    with pytest.raises(UserError, match=r"--data_dir .*dev.json: a file, which --train_file and the like take; a fol"):
+        require_split(DataArguments(data_dir=str(tmp_path / "dev.json")), "train")
     (tmp_path / "train.json").touch()
     with pytest.raises(UserError, match="no sentence pairs"):
         require_split(DataArguments(data_dir=str(tmp_path)), "train")

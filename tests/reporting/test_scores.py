@@ -32,5 +32,5 @@ def test_names_that_are_too_long_for_a_column_are_numbered():
 def test_a_difference_without_spread_has_no_interval():
     right = np.ones(4, bool)
     same = {"against": "other", "accuracy": 1.0} | mcnemar(right, right) | mean_difference(right, right)
-    assert "difference      +0.00 points (95 % interval -)" in told(["0", "1", "2"], mcnemar=same)
-    assert "+0.00 points (-), McNemar" in format_int8(LOGITS, LOGITS, LABELS, "pairs")
+    assert "difference      +0.00 points (no interval: the same on every pair)" in told(["0", "1", "2"], mcnemar=same)
+    assert "+0.00 points (no interval: the same on every pair), McNemar" in format_int8(LOGITS, LOGITS, LABELS, "pairs")

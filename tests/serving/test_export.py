@@ -1,6 +1,8 @@
 import ast
 import json
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -196,6 +198,22 @@ def test_the_script_ends_by_a_signal_or_a_closed_pipe_without_a_word(run):
     code += f"sys.stdin = Given\nrunpy.run_path({command[1]!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+def test_the_scripts_streams_may_lack_a_character_be_full_or_closed(run):
+    export(words(run))
+    command, row = [sys.executable, str(run / "onnx" / "serve.py")], {"sentence1": "退款😀", "sentence2": "退款"}
+    done = serve(run, input=json.dumps(row).encode(), check=True, env=os.environ | {"PYTHONIOENCODING": "gbk"})
+    assert json.loads(done.stdout.decode("gbk")).items() > row.items()
+    expected = "it is closed; serve.py < pairs.jsonl > answers.jsonl is expected"
+    for place, told, status in (
+        ("> /dev/full", "standard output: No space left on device", 1),
+        (">&-", f"standard output: {expected}", 2),
+        ("<&-", f"standard input: {expected}", 2),
+    ):
+        line = f"{shlex.join(command)} {place}"
+        done = subprocess.run(line, shell=True, input=json.dumps(row).encode(), capture_output=True, check=False)
+        assert (done.stderr.decode(), done.returncode) == (f"serve.py: error: {told}\n", status)
 
 
 def test_a_form_that_answers_otherwise_is_not_written(run, monkeypatch):
