@@ -3,6 +3,7 @@
 At batch 32 the arithmetic of a cached step is over before Python has launched it; what is left is to launch less.
 """
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ LOOK_EVERY = 16  # steps, of some milliseconds each
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU, once the allocator has given back what the encoding pass and the prefix no longer use."""
+    """Free memory of a GPU, once all is given back that the encoding pass, the prefix or an earlier run used.
+
+    A fold of an audit or a trial of a search leaves its model and cache in cycles, as large as this one's.
+    """
+    gc.collect()
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
 

@@ -71,11 +71,20 @@ def test_a_compiled_tail_learns_the_same_and_a_resume_keeps_it(arguments, tmp_pa
     assert manifest["prefix"]["compiled"] is True
 
 
-def test_free_memory_is_read_once_the_allocator_has_given_back_what_it_keeps(monkeypatch):
+def test_free_memory_is_read_once_garbage_and_allocator_have_given_back_what_they_keep(monkeypatch):
+    class Run:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            called.append("garbage")
+
     called = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("given back"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (500 * len(called), 1000))
-    assert gpu.free_bytes(torch.device("cuda")) == 500
+    Run()
+    assert gpu.free_bytes(torch.device("cuda")) == 1000
+    assert called == ["garbage", "given back"]
 
 
 @pytest.mark.parametrize(("accumulation", "mode"), [(1, "reduce-overhead"), (2, None)])
