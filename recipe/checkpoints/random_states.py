@@ -20,7 +20,7 @@ def load(path: Path) -> Any:
 
 
 def keep_device_state(folder: Path, args: TrainingArguments) -> None:
-    """Put this rank's device's state beside those that the Trainer has saved into a checkpoint, unless it is there."""
+    """Put the state of this rank's device, if the Trainer leaves it out, beside those that it has saved."""
     kind, path = args.device.type, _own_file(folder, args)
     if kind in LEFT_OUT:
         torch.save({**load(path), kind: getattr(torch, kind).get_rng_state()}, path)

@@ -48,7 +48,7 @@ def test_a_steps_tensors_lie_where_the_last_ones_did():
 HELD = """
 import torch
 from pathlib import Path
-from recipe.process.allocator import give_back_freed_memory, keep_freed_memory, peak_gpu_memory, reset_peak_memory
+from recipe.process.allocator import give_back_freed_memory, keep_freed_memory
 def resident():
     return next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmRSS"))
 keep_freed_memory()

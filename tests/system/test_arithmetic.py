@@ -140,11 +140,11 @@ def test_a_device_is_recorded_by_its_name_so_that_another_of_its_kind_is_another
     assert describe_arithmetic(args)["device"] == "Two"
 
 
-@pytest.mark.parametrize("kind", ["mps", "npu"])
+@pytest.mark.parametrize("kind", ["mps", "npu", "xpu"])
 def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
     device = SimpleNamespace(type=kind)
     assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
     for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
-        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda: able)  # noqa: B023
+        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda **_: able)  # noqa: B023
         monkeypatch.setattr(torch, kind, backend, raising=False)
         assert multiplies_in_bfloat16(kind) is (name == "bfloat16")
