@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="freeze-recipe-tests-")
@@ -27,6 +28,8 @@ from recipe.model.loading import load_model
 from tests.utils import make_pairs, make_tiny_model, spend_little, write_jsonl
 
 spend_little()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell's &, and what the tests start would have it so too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

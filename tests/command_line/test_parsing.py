@@ -60,6 +60,7 @@ def test_defaults_are_the_recipes():
             ["--seed", "3", "—learning_rate", "3e-5"],
             "unknown argument '—learning_rate'; did you mean '--learning_rate'",
         ),
+        (["—freeze_layers", "0-9"], "unknown argument '—freeze_layers'; did you mean '--freeze_layers'"),
         (["--seed", "3", "learning_rate=3e-5"], "unknown argument 'learning_rate'; did you mean '--learning_rate'"),
         (["--seed", "5000000000"], "--seed 5000000000: a whole number from 0 to 4294967295 is expected"),
         (["--seed=--"], "--seed --: a value is expected"),
