@@ -21,7 +21,7 @@ from recipe.command_line.one_line_parser import OneLineParser
 from recipe.command_line.parsing import parse
 from recipe.commands.describe_data import Read, describe, describe_cache, describe_overlap, padding
 from recipe.data.dividing import choose_validation, split_folder, tenths, write_division
-from recipe.data.opening import open_split, require_split, split_paths
+from recipe.data.opening import check_paths, open_split, require_split, split_paths
 from recipe.data.pairs import DEFAULT_NAMES
 from recipe.data.repeats import Texts
 from recipe.data.splits import Split, iterate, iterate_batches
@@ -43,6 +43,7 @@ def check_data(arguments: RecipeArguments, share: float | None = None) -> None:
     args = arguments.training
     quiet_libraries()
     folder = None if share is None else split_folder(arguments.data, share, args.seed)
+    check_paths(arguments.data, "train", "validation")
     base = open_base(arguments.model)
     check_length(arguments.data, base.config.max_position_embeddings)
     tokenizer, found = load_tokenizer(base), []

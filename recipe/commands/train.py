@@ -12,7 +12,7 @@ from recipe.batches.tokenization import tokenized
 from recipe.checkpoints.identity import make_identity, same_on_all_ranks
 from recipe.checkpoints.resuming import choose, tidy
 from recipe.checkpoints.rotation import Checkpoint
-from recipe.data.opening import open_split, require_split
+from recipe.data.opening import check_paths, open_split, require_split
 from recipe.data.splits import Split
 from recipe.errors import RunError, UserError
 from recipe.model.base_model import Base, name_labels, open_base
@@ -38,6 +38,7 @@ from recipe.training.callbacks import SaveAndStop
 from recipe.training.feeding import NO_PAIRS, Prepared, build
 from recipe.training.preflight import check_metric
 from recipe.training.trainer import FreezeTrainer
+from recipe.training_arguments import FreezeTrainingArguments
 
 
 def train(arguments: RecipeArguments) -> RunReport | None:
@@ -68,6 +69,7 @@ def prepare(arguments: RecipeArguments) -> Prepared:
     if args.model_card and args.process_index == 0:
         with as_refusal(args):
             new_figure(1, 1)  # a backend that fails does so now
+    check_paths(arguments.data, "train", *(["validation"] if _needs_validation(args) else []))
     base = open_base(arguments.model)
     parse_layers(arguments.freeze.freeze_layers, base.config.num_hidden_layers)
     check_length(arguments.data, base.config.max_position_embeddings)
@@ -168,10 +170,13 @@ def open_splits(arguments: RecipeArguments) -> list[Split]:
     return [train_split, eval_split]
 
 
+def _needs_validation(args: FreezeTrainingArguments) -> bool:
+    return bool(args.eval_strategy != "no" or args.eval_on_start)
+
+
 def _eval_split(arguments: RecipeArguments) -> Split | None:
     """The validation split; where nothing is evaluated, one that is empty or cannot be read is left out."""
-    args = arguments.training
-    if args.eval_strategy != "no" or args.eval_on_start:
+    if _needs_validation(arguments.training):
         return require_split(arguments.data, "validation")
     try:
         split = open_split(arguments.data, "validation")
@@ -180,7 +185,7 @@ def _eval_split(arguments: RecipeArguments) -> Split | None:
         reason = f"{split.source}: no sentence pairs in it"
     except UserError as error:
         reason = str(error)
-    say(args, shown(f"note: validation is left out, and not needed with --eval_strategy no: {reason}"))
+    say(arguments.training, shown(f"note: validation is left out, and not needed with --eval_strategy no: {reason}"))
     return None
 
 

@@ -52,6 +52,16 @@ def split_paths(args: DataArguments, name: str) -> list[Path]:
     return found
 
 
+def check_paths(args: DataArguments, *names: str) -> None:
+    """Check that the files and the folder of these splits are there: at no cost, before a network is asked for a model.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        split_paths(args, name)
+
+
 def require_split(args: DataArguments, name: str) -> Split:
     """`open_split`, where a missing or empty split is an error that names the files that would hold it."""
     split = open_split(args, name)

@@ -89,6 +89,8 @@ def test_more_than_two_classes(arguments, tmp_path):
         (["--freeze_layers=0-4"], "--freeze_layers 0-4: no layer 4; the model's layers are 0-3"),
         (["--freeze_modules", "nothing"], "--freeze_modules 'nothing': matches no parameter"),
         (["--model_name_or_path=/no/such/folder"], "--model_name_or_path /no/such/folder: no such folder"),
+        (["--model_name_or_path=not/here", "--train_file=tests"], "--train_file tests: a folder, which"),
+        (["--model_name_or_path=not/here", "--data_dir=Makefile"], "--data_dir Makefile: a file, which --train_file"),
     ],
 )
 def test_a_refused_run_leaves_nothing_behind(arguments, tmp_path, words, told):
