@@ -30,7 +30,7 @@ from recipe.file_names import (
     STATE,
 )
 from recipe.model.modeling import BertForPairwiseCLS, BertPairwiseCLSConfig
-from recipe.system.files import TEMPORARY, publish, remove_temporary, sha256_of, staging_folder, sync
+from recipe.system.files import TEMPORARY, make_folder, publish, remove_temporary, sha256_of, staging_folder, sync
 from recipe.system.json_files import read_json
 
 NAMES = (
@@ -98,11 +98,10 @@ def check_writable(folder: Path, flag: str = "--output_dir") -> None:
         UserError: it cannot.
     """
     try:
-        missing = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folder(folder)
         with staging_folder(folder):
             pass
-        for each in missing:
+        for each in made:
             each.rmdir()
     except OSError as error:
         raise UserError(f"{flag} {folder}: {error.strerror}; a folder that can be written is expected") from error

@@ -31,12 +31,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those that it lies in, each of which reaches the disk."""
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those that it lies in, each of which reaches the disk; what it made, the deepest first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in reversed(missing):
         sync(each.parent)
+    return missing
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,7 +17,7 @@ from recipe.system.locks import lock
 def locked(folder: Path, token: str = "", name: str = LOCK) -> Iterator[None]:
     """Hold `folder`, made if need be, for this process alone; the system lets go of it when the process dies.
 
-    A folder that is empty afterwards is removed again.
+    What it made of the path is removed again where nothing lies in it afterwards.
 
     Args:
         token: what the lock's file says, for who else sees the folder.
@@ -27,8 +27,7 @@ def locked(folder: Path, token: str = "", name: str = LOCK) -> Iterator[None]:
         UserError: another run holds it, or it cannot be written.
     """
     try:
-        made = not folder.exists()
-        make_folder(folder)
+        made = make_folder(folder)
         held = lock(folder / name, create=True)
         _claim(folder / name, held.handle, token)
     except BlockingIOError:
@@ -41,10 +40,10 @@ def locked(folder: Path, token: str = "", name: str = LOCK) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone
+        with contextlib.suppress(OSError):  # the folder may be gone, or hold what was written
             (folder / name).unlink(missing_ok=True)
-            if made and not any(folder.iterdir()):
-                folder.rmdir()
+            for each in made:
+                each.rmdir()
         held.release()
 
 

@@ -73,3 +73,13 @@ def test_a_folder_that_vanishes_meanwhile_is_no_second_error(tmp_path):
     with locked(tmp_path / "run"):
         (tmp_path / "run" / LOCK).unlink()
         (tmp_path / "run").rmdir()
+
+
+def test_of_what_it_made_nothing_stays_that_is_empty(tmp_path):
+    with locked(tmp_path / "outputs" / "deep" / "run"):
+        (tmp_path / "outputs" / "other").mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["outputs", "other"]
+    (tmp_path / "outputs" / "run").mkdir()
+    with locked(tmp_path / "outputs" / "run"):
+        pass
+    assert (tmp_path / "outputs" / "run").is_dir()  # it was there before
