@@ -1,6 +1,7 @@
 """A sweep as a picture: accuracy against the time that it costs, and the settings that nothing beats in both."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     axes = figure.add_subplot()
     best, names = front(rows), short_names(rows)[1]
     axes.plot([each.core_minutes for each in best], [each.mean("accuracy") for each in best], color=QUIET, linewidth=1)
-    places = [(row.core_minutes, row.mean("accuracy")) for row in rows]
+    places = [(row.core_minutes, row.mean("accuracy"), row.half or 0.0) for row in rows]
     colors = [QUIET if row in best else INK for row in rows]
-    for row, (x, y), color in zip(rows, places, colors, strict=True):
-        axes.errorbar([x], [y], yerr=[row.half or 0.0], color=color, marker="o", capsize=3)
+    for row, (x, y, half), color in zip(rows, places, colors, strict=True):
+        axes.errorbar([x], [y], yerr=[half], color=color, marker="o", capsize=3)
         values = [point["accuracy"] for point in row.points.values()]
         axes.plot([x] * len(values), values, ".", color=INK, alpha=0.4, markersize=4)
     axes.axhline(majority, color=LOUD, linestyle=":", linewidth=1)
@@ -47,20 +48,26 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     save_figure(figure, path)
 
 
-BESIDE = [(6, -12, "left"), (6, 6, "left"), (-6, -12, "right"), (-6, 6, "right"), (6, -24, "left"), (6, 18, "left")]
+NEAR, FAR = (-12, 6), (-24, 18, -36, 30, -48, 42)  # points above a mark
 
 
-def _write_names(axes: Any, places: Sequence[tuple[float, float]], names: Sequence[str], colors: Sequence[str]) -> None:
-    """Each name beside its point, where it covers no other name and no point; above it where there is no such place."""
+def _write_names(
+    axes: Any, places: Sequence[tuple[float, float, float]], names: Sequence[str], colors: Sequence[str]
+) -> None:
+    """Each name beside its point, where it covers no other name, point or interval; a line leads to one that is far."""
     from matplotlib.transforms import Bbox
 
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(places)]
-    for name, place, color in zip(names, places, colors, strict=True):
+    intervals = [[(x, y - half), (x, y + half)] for x, y, half in places]
+    taken = [Bbox(axes.transData.transform(each)).padded(5) for each in intervals]
+    for name, (*place, _), color in zip(names, places, colors, strict=True):
         style = {"textcoords": "offset points", "fontsize": 8, "color": color}
-        for offset in BESIDE:
-            text = axes.annotate(name, place, offset[:2], ha=offset[2], **style)
+        for up, side in product((*NEAR, *FAR), (6, -6)):
+            text = axes.annotate(name, place, (side, up), ha="left" if side > 0 else "right", **style)
             box = text.get_window_extent()
-            if offset == BESIDE[-1] or not any(box.overlaps(other) for other in taken):
+            if (up, side) == (FAR[-1], -6) or not any(box.overlaps(other) for other in taken):
                 break
             text.remove()
         taken.append(box)
+        if up in FAR:
+            line = {"arrowstyle": "-", "linewidth": 0.5, "color": color, "shrinkA": 0}
+            axes.annotate("", place, (side, up + 4), textcoords="offset points", arrowprops=line)

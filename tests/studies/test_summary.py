@@ -5,6 +5,7 @@ from recipe.studies.pareto import draw_sweep, front
 from recipe.studies.summary import Row, format_table, recommend, reference_of, short_names, together
 
 PAIRS = 1000
+ALONG = np.linspace(-1, 1, 41)  # an interval, from end to end
 
 
 def make(name, *accuracies, trained=1000, seconds=60.0, roc_auc=0.7):
@@ -144,16 +145,18 @@ def test_the_front_is_what_nothing_beats_in_both(tmp_path):
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_names_of_settings_that_lie_together_cover_neither_each_other_nor_a_point(tmp_path, monkeypatch):
+def test_names_of_settings_that_lie_together_cover_neither_each_other_nor_an_interval(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("recipe.studies.pareto.save_figure", lambda figure, path: figures.append(figure))
     flags = "freeze_layers={} learning_rate=1e-4"
     rows = [make(flags.format(f"0-{each}"), 71 + each / 30, seconds=60 + 2 * each) for each in range(3)]
-    draw_sweep([*rows, make(flags.format("all"), 69, seconds=1)], 69.0, tmp_path / "figure.png")
+    rows += [make(flags.format("all"), 69, seconds=1), make("BitFit", 66, 77, 72, seconds=100)]
+    draw_sweep(rows, 69.0, tmp_path / "figure.png")
     (axes,) = figures[0].axes
-    boxes = [text.get_window_extent() for text in axes.texts]
-    points = axes.transData.transform([(row.core_minutes, row.mean("accuracy")) for row in rows])
-    assert len(boxes) == 4
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    marks = [(row.mean("accuracy"), row.core_minutes, share * (row.half or 0)) for row in rows for share in ALONG]
+    points = axes.transData.transform([(minutes, accuracy + away) for accuracy, minutes, away in marks])
+    assert len(boxes) == len(rows)
     for number, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:number])
         assert not any(box.contains(*point) for point in points)
