@@ -4,7 +4,7 @@ RUN ?=
 AGAINST ?=
 SPLIT ?=
 SPACE ?=
-DEPTHS ?= $(if $(OVER),,8 10 11 12)
+DEPTHS ?= $(if $(value OVER),,8 10 11 12)
 OVER ?=
 SEEDS ?=
 TRIALS ?= 20
@@ -17,9 +17,10 @@ KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 
-# A path as one word of the shell, its spaces escaped.
-NOTHING :=
-escaped = $(subst $(NOTHING) $(NOTHING),\ ,$(1))
+# A variable's value as it was typed, in quotes: one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(value $(1)))'
+# Numbers, each of them so.
+listed = $(foreach each,$(1),'$(subst ','\'',$(each))')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train eval predict sweep tune audit check-data export app cache clean-cache bench bench-scale test torture lint clean
@@ -43,32 +44,32 @@ train: $(VENV)/.ready ## train bert-base-chinese on AFQMC, both from the Hub
 	$(BIN)/python run_freeze.py configs/afqmc.yaml
 
 eval: $(VENV)/.ready ## score a saved model on its validation split (RUN=outputs/..., else the newest; AGAINST=outputs/...)
-	$(BIN)/python run_freeze.py --do_eval $(if $(RUN),--model_name_or_path $(call escaped,$(RUN))) $(if $(AGAINST),--against $(call escaped,$(AGAINST)))
+	$(BIN)/python run_freeze.py --do_eval $(if $(value RUN),--model_name_or_path $(call quoted,RUN)) $(if $(value AGAINST),--against $(call quoted,AGAINST))
 
 predict: $(VENV)/.ready ## answer the test split: predictions.jsonl, and CLUE's submission file (RUN=outputs/...)
-	$(BIN)/python run_freeze.py --do_predict $(if $(RUN),--model_name_or_path $(call escaped,$(RUN)))
+	$(BIN)/python run_freeze.py --do_predict $(if $(value RUN),--model_name_or_path $(call quoted,RUN))
 
 sweep: $(VENV)/.ready ## settings compared by paired seeds, on the demo (CONFIG=..., DEPTHS="8 10 12", OVER="flag=a,b ...", SEEDS="42 43")
-	$(BIN)/python -m recipe.studies.sweep $(call escaped,$(CONFIG)) $(if $(OVER),--over $(OVER)) $(if $(DEPTHS),--depths $(DEPTHS)) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python -m recipe.studies.sweep $(call quoted,CONFIG) $(if $(value OVER),--over=$(call quoted,OVER)) $(if $(DEPTHS),--depths $(call listed,$(DEPTHS))) $(if $(SEEDS),--seeds $(call listed,$(SEEDS)))
 
 tune: $(VENV)/.ready ## search for rate, epochs, weight decay and warm-up, on the demo (or CONFIG=..., TRIALS=20)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'
-	$(BIN)/python -m recipe.tuning.tune $(call escaped,$(CONFIG)) --trials $(TRIALS)
+	$(BIN)/python -m recipe.tuning.tune $(call quoted,CONFIG) --trials $(call listed,$(TRIALS))
 
 audit: $(VENV)/.ready ## training labels that one should not trust, on the demo (or CONFIG=..., FOLDS=5)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
-	$(BIN)/python -m recipe.studies.audit $(call escaped,$(CONFIG)) --folds $(FOLDS)
+	$(BIN)/python -m recipe.studies.audit $(call quoted,CONFIG) --folds $(call listed,$(FOLDS))
 
 check-data: $(VENV)/.ready ## labels, lengths and repeats of a run's data, its cache (CONFIG=...; SPLIT=0.1 makes a validation split)
-	$(BIN)/python -m recipe.commands.check_data $(call escaped,$(CONFIG)) $(if $(SPLIT),--split $(SPLIT))
+	$(BIN)/python -m recipe.commands.check_data $(call quoted,CONFIG) $(if $(SPLIT),--split $(call listed,$(SPLIT)))
 
 export: $(VENV)/.ready ## a saved model as ONNX, checked on real pairs (RUN=outputs/..., the newest when not named)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[onnx]'
-	$(BIN)/python -m recipe.serving.export $(if $(RUN),--model_name_or_path $(call escaped,$(RUN)))
+	$(BIN)/python -m recipe.serving.export $(if $(value RUN),--model_name_or_path $(call quoted,RUN))
 
 app: $(VENV)/.ready ## a saved model in the browser, on http://127.0.0.1:7860 (RUN=outputs/..., else the newest); SPACE=FOLDER writes it as a Space
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app]'
-	$(BIN)/python -m recipe.serving.app $(if $(RUN),--model_name_or_path $(call escaped,$(RUN))) $(if $(SPACE),--space $(call escaped,$(SPACE)))
+	$(BIN)/python -m recipe.serving.app $(if $(value RUN),--model_name_or_path $(call quoted,RUN)) $(if $(value SPACE),--space $(call quoted,SPACE))
 
 cache: $(VENV)/.ready ## list the prefix caches and their sizes
 	$(BIN)/python -m recipe.commands.prefix_cache list
@@ -88,7 +89,7 @@ test: $(VENV)/.ready ## run the tests
 
 torture: $(VENV)/.ready ## kill the demo's run at random times (KILLS=200) and at every file operation of a tiny one
 	$(BIN)/python -m tests.kill_points
-	$(BIN)/python -m tests.torture $(KILLS)
+	$(BIN)/python -m tests.torture $(call listed,$(KILLS))
 
 lint: $(VENV)/.ready ## ruff and mypy
 	$(BIN)/ruff check .

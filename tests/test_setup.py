@@ -42,33 +42,55 @@ def test_every_target_of_the_readme_is_in_the_makefile():
     assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) - {"and"} <= targets
 
 
+ODD = """it's "a" run (1); echo $HOME `id` & 问句*"""
+
+
 @pytest.mark.parametrize(
     ("words", "flags"),
     [
         ("eval RUN='my run' AGAINST=other", ["--do_eval", "--model_name_or_path", "my run", "--against", "other"]),
+        (f"eval RUN={shlex.quote(ODD)}", ["--do_eval", "--model_name_or_path", ODD]),
+        (f"app SPACE={shlex.quote(ODD)}", ["--space", ODD]),
         ("predict RUN='my run'", ["--do_predict", "--model_name_or_path", "my run"]),
         ("export RUN='my run'", ["--model_name_or_path", "my run"]),
         ("app RUN='my run' SPACE='my space'", ["--model_name_or_path", "my run", "--space", "my space"]),
         ("eval", ["--do_eval"]),
     ],
 )
-def test_a_target_takes_a_folder_with_spaces_in_its_name(words, flags):
+def test_a_target_takes_a_folder_with_whatever_in_its_name(words, flags):
     command = last_command(words)
     assert command[next(place for place, word in enumerate(command) if word.startswith("--")) :] == flags
 
 
 @pytest.mark.parametrize("target", ["sweep", "tune", "audit", "check-data"])
-def test_a_target_takes_a_config_with_spaces_in_its_name(target):
-    command = last_command(f"{target} CONFIG='my configs/a b.yaml'")
-    assert command[3] == "my configs/a b.yaml"
+@pytest.mark.parametrize("name", ["my configs/a b.yaml", ODD, ""])
+def test_a_target_takes_a_config_with_whatever_in_its_name(target, name):
+    command = last_command(f"{target} CONFIG={shlex.quote(name)}")
+    assert command[3] == name
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("", ["--depths", "8", "10", "11", "12"]),
+        ("DEPTHS='0 4' SEEDS='1 2'", ["--depths", "0", "4", "--seeds", "1", "2"]),
+        ("""OVER='freeze_layers="0-5,8",0-9 seed=1'""", ['--over=freeze_layers="0-5,8",0-9 seed=1']),
+        (r"OVER='unfreeze_modules=(query|key)\.bias$'", [r"--over=unfreeze_modules=(query|key)\.bias$"]),
+    ],
+)
+def test_a_sweep_gets_its_settings_as_they_are_typed(words, flags):
+    assert last_command(f"sweep {words}")[4:] == flags
 
 
 def last_command(words):
-    """The words of the last command that make would run."""
+    """The words of the last command that make would run, as its shell parts them."""
     alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     asked = ["make", "-n", *shlex.split(words)]  # under `make test` too
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True, env=alone)
-    return shlex.split(done.stdout.splitlines()[-1])
+    shown = subprocess.run(
+        ["sh", "-c", rf"printf '%s\n' {done.stdout.splitlines()[-1]}"], capture_output=True, text=True, check=True
+    )
+    return shown.stdout.splitlines()
 
 
 def bash_commands(name):

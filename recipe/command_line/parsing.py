@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> RecipeArguments:
     """
     parser, words = build_parser(), list(argv)
     if words and not words[0].startswith(tuple(DASHES)):
-        words = _yaml_as_words(parser, Path(words[0]).expanduser()) + words[1:]
+        words = _yaml_as_words(parser, Path(words[0] or "''").expanduser()) + words[1:]
     values = _read(parser, words)
     if (values.get("do_eval") or values.get("do_predict")) and not values.get("do_train"):
         values = saved_arguments(values) | values

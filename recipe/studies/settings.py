@@ -11,6 +11,8 @@ from recipe.errors import UserError
 # What a sweep sets itself, or what would make its runs something else than trainings.
 OWN = {"seed": "--seeds", "output_dir": "--output_dir", "data_seed": "--seeds"}
 NOT_TRAINING = {"do_train", "do_eval", "do_predict", "resume", "against", "push_to_hub", "model_card", "config"}
+# One of several items in one word, as make hands them on: blanks part it from a flag= that is not in double quotes.
+ITEM = re.compile(r"""(?:"[^"]*"|\S|\s(?!\s*(?:--)?\w+=))+""")
 
 
 class Setting(NamedTuple):
@@ -32,13 +34,13 @@ class Setting(NamedTuple):
 def parse_over(items: Sequence[str]) -> list[Setting]:
     """Every combination of `flag=value,value` items, the first flag's values varying slowest.
 
-    A value that has commas is put in double quotes: 'freeze_layers="0-5,8",0-9'.
+    A value that has commas is put in double quotes: 'freeze_layers="0-5,8",0-9'. Blanks around values are not theirs.
 
     Raises:
         UserError: an item is not of that form, or names a flag that a sweep sets itself, or a flag or value twice.
     """
     axes: dict[str, list[str]] = {}
-    for item in items:
+    for item in (part.strip() for word in items for part in ITEM.findall(word) or [word]):
         flag, equals, text = item.removeprefix("--").partition("=")
         if not equals or not re.fullmatch(r"\w+", flag):
             raise UserError(f"--over {item}: flag=value,value is expected, as in learning_rate=1e-4,3e-4")
@@ -46,7 +48,7 @@ def parse_over(items: Sequence[str]) -> list[Setting]:
             raise UserError(f"--over {item}: {OWN[flag]} sets it")
         if flag in NOT_TRAINING:
             raise UserError(f"--over {item}: a sweep trains with each value; a flag that changes training is expected")
-        values = next(csv.reader([text]), [])
+        values = [value.strip() for value in next(csv.reader([text], skipinitialspace=True), [])]
         if flag in axes or not values or "" in values or len(set(values)) < len(values):
             raise UserError(f"--over {item}: each flag once, with different values separated by commas, is expected")
         axes[flag] = values

@@ -55,6 +55,7 @@ def test_defaults_are_the_recipes():
         (["--output_dir="], "--output_dir '': it is empty"),
         (["--do_eval", "configs"], "configs: no flag takes it; a model's folder stands behind --model_name_or_path"),
         (["configs", "--do_eval"], "configs: Is a directory; the first argument is a YAML file or a --flag; a model's"),
+        (["", "--seed", "3"], "'': No such file or directory; the first argument is a YAML file or a --flag"),
         (["--dataset_name="], "--dataset_name '': it is empty"),
         (
             ["--seed", "3", "—learning_rate", "3e-5"],

@@ -19,6 +19,19 @@ def test_a_value_with_commas_is_quoted():
     ]
 
 
+@pytest.mark.parametrize(
+    ("items", "same"),
+    [
+        ([' freeze_layers="0-5,8",0-9  seed_of=1 '], ['freeze_layers="0-5,8",0-9', "seed_of=1"]),
+        (["learning_rate=1e-3, 3e-3 --weight_decay=0"], ["learning_rate=1e-3,3e-3", "weight_decay=0"]),
+        (['train_file="a b=c.json", my data/d.json lr=1'], ['train_file="a b=c.json","my data/d.json"', "lr=1"]),
+    ],
+)
+def test_make_hands_on_all_items_in_one_word(items, same):
+    assert parse_over(items) == parse_over(same)
+    assert len(parse_over(items)) == 2
+
+
 def test_nothing_varied_is_one_setting():
     assert [(each.name, each.words) for each in parse_over([])] == [("as given", [])]
 
@@ -27,6 +40,8 @@ def test_nothing_varied_is_one_setting():
     ("items", "says"),
     [
         (["learning_rate"], r"--over learning_rate: flag=value,value is expected, as in learning_rate=1e-4,3e-4"),
+        ([""], r"--over : flag=value,value is expected"),
+        (["'a=1 b=2'"], r"--over 'a=1: flag=value,value is expected"),
         (["=1"], r"--over =1: flag=value,value is expected"),
         (["seed=1,2"], r"--over seed=1,2: --seeds sets it"),
         (["output_dir=a,b"], r"--over output_dir=a,b: --output_dir sets it"),
