@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -41,9 +42,13 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """A StopRequest that SIGTERM, SIGINT and SIGHUP reach, until the end of the block; nohup's SIGHUP stays ignored."""
+    """A StopRequest that SIGTERM, SIGINT and SIGHUP reach, until the end of the block; nohup's SIGHUP stays ignored.
+
+    In a thread beside the main one, in which alone Python handles signals, none is taken from whoever handles it.
+    """
     request = StopRequest()
-    taken = [signum for signum in SIGNALS if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN]
+    mine = SIGNALS if threading.current_thread() is threading.main_thread() else []
+    taken = [signum for signum in mine if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN]
     before = {signum: signal.signal(signum, request) for signum in taken}
     try:
         yield request

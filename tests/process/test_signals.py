@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,7 +12,7 @@ from recipe.checkpoints.rotation import checkpoint_folders
 from recipe.commands.prefix_cache import list_caches
 from recipe.commands.train import train
 from recipe.errors import Stopped, UserError
-from recipe.process.signals import stop_requests
+from recipe.process.signals import SIGNALS, stop_requests
 from recipe.system.folder_lock import locked
 from tests.utils import ROOT
 
@@ -24,6 +25,14 @@ def test_a_hang_up_that_nohup_has_ignored_stays_ignored():
             assert request.signum == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_a_thread_leaves_signals_to_the_main_one(arguments, tmp_path):
+    handlers = [signal.getsignal(signum) for signum in SIGNALS]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train, arguments("--prefix_cache=on")).result()
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert [signal.getsignal(signum) for signum in SIGNALS] == handlers
 
 
 def test_a_signal_while_encoding_stops_at_once_and_keeps_what_was_committed(arguments, tmp_path, monkeypatch):
