@@ -26,12 +26,14 @@ def test_without_a_gpu_no_flag_has_to_say_so(tiny_model):
     assert args.device.type == "cpu"
 
 
-@pytest.mark.parametrize("kind", ["cuda", "xpu", "npu"])
-def test_an_accelerator_with_memory_of_its_own_gets_pinned_batches_and_torchs_buckets(tiny_model, monkeypatch, kind):
+@pytest.mark.parametrize(("kind", "own"), [("cuda", True), ("xpu", True), ("npu", True), ("mps", False)])
+def test_an_accelerator_with_memory_of_its_own_gets_pinned_batches_and_torchs_buckets(
+    tiny_model, monkeypatch, kind, own
+):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type=kind))
     words = [f"--model_name_or_path={tiny_model}"]
     args = parse(words).training
-    assert (args.dataloader_pin_memory, args.ddp_bucket_cap_mb) == (True, None)
+    assert (args.dataloader_pin_memory, args.ddp_bucket_cap_mb) == ((True, None) if own else (False, 10_000))
     args = parse([*words, "--use_cpu=true"]).training
     assert (args.dataloader_pin_memory, args.ddp_bucket_cap_mb) == (False, 10_000)

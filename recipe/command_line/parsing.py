@@ -109,7 +109,8 @@ def _read(parser: HfArgumentParser, words: list[str]) -> dict[str, Any]:
             raise UserError(
                 f"{word}: the YAML file stands first, and there is one: run_freeze.py {word} --flag value ..."
             )
-        if not word.startswith("-") and before in switches and Path(word).is_dir():
+        stray = word and not word.startswith("-") and before in switches and _switch_or_word(word) == word
+        if stray and Path(word).is_dir():
             raise UserError(f"{word}: no flag takes it; a model's folder stands behind --model_name_or_path")
     blank = Namespace(**{action.dest: _NOT_GIVEN for action in actions_of(parser)})
     for word in words:

@@ -163,7 +163,7 @@ def open_splits(arguments: RecipeArguments) -> list[Split]:
             f"{eval_split.source}: its labels are {eval_split.label_names}, "
             f"those of the training split {train_split.label_names}"
         )
-    if eval_split.fingerprint == train_split.fingerprint and (arguments.data.data_dir or arguments.data.train_file):
+    if eval_split.fingerprint == train_split.fingerprint:
         eval_split.notes.append("the training split's own rows, so that scores say nothing of other ones")
     if arguments.training.eval_strategy != "no":
         check_metric(arguments.training, eval_split)

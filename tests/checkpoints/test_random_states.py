@@ -12,10 +12,11 @@ from recipe.commands.train import train
 
 @pytest.fixture
 def device(monkeypatch):
-    """A generator behind torch.xpu, from which the Trainer takes no state."""
+    """A generator behind torch.xpu and torch.mps, from which the Trainer takes no state."""
     generator = torch.Generator().manual_seed(7)
     module = SimpleNamespace(get_rng_state=generator.get_state, set_rng_state=generator.set_state)
-    monkeypatch.setattr(torch, "xpu", module)
+    for kind in ("xpu", "mps"):
+        monkeypatch.setattr(torch, kind, module)
     return generator
 
 
@@ -23,13 +24,20 @@ def of_rank(rank, ranks, kind="xpu"):
     return SimpleNamespace(device=torch.device(kind), world_size=ranks, process_index=rank)
 
 
-@pytest.mark.parametrize(("args", "name"), [(of_rank(0, 1), "rng_state.pth"), (of_rank(1, 2), "rng_state_1.pth")])
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (of_rank(0, 1), "rng_state.pth"),
+        (of_rank(1, 2), "rng_state_1.pth"),
+        (of_rank(0, 1, "mps"), "rng_state.pth"),
+    ],
+)
 def test_a_device_draws_on_where_it_was(run, device, args, name):
     folder = run[0] / "checkpoint-18"
     (folder / "rng_state.pth").rename(folder / name)
     before = load(folder / name)
     keep_device_state(folder, args)
-    assert load(folder / name).keys() == before.keys() | {"xpu"}
+    assert load(folder / name).keys() == before.keys() | {args.device.type}
     assert are_random_states(folder / name)
     expected = torch.rand(5, generator=device)
     take_device_state(str(folder), args)

@@ -53,7 +53,11 @@ def test_defaults_are_the_recipes():
         (["--data_dir", ""], "--data_dir '': it is empty; a path or name is expected, or leave it out"),
         (["--model_name_or_path="], "--model_name_or_path '': it is empty"),
         (["--output_dir="], "--output_dir '': it is empty"),
+        (["--validation_file="], "--validation_file '': it is empty"),
+        (["--prefix_cache_dir="], "--prefix_cache_dir '': it is empty"),
         (["--do_eval", "configs"], "configs: no flag takes it; a model's folder stands behind --model_name_or_path"),
+        (["--do_eval", "there"], "--do_eval: Truthy value expected: got there"),
+        (["--do_eval", ""], "--do_eval: Truthy value expected: got "),
         (["configs", "--do_eval"], "configs: Is a directory; the first argument is a YAML file or a --flag; a model's"),
         (["", "--seed", "3"], "'': No such file or directory; the first argument is a YAML file or a --flag"),
         (["--dataset_name="], "--dataset_name '': it is empty"),
@@ -62,6 +66,10 @@ def test_defaults_are_the_recipes():
             "unknown argument '—learning_rate'; did you mean '--learning_rate'",
         ),
         (["—freeze_layers", "0-9"], "unknown argument '—freeze_layers'; did you mean '--freeze_layers'"),
+        (["–lr=1e-4"], "unknown argument '–lr'; what does it here is --learning_rate"),
+        (["−−lr", "1e-4"], "unknown argument '−−lr'; what does it here is --learning_rate"),
+        (["－－lr", "1e-4"], "unknown argument '－－lr'; what does it here is --learning_rate"),
+        (["--train_file", "a.json", "lang=zh.json"], "'lang=zh.json' behind --train_file, which takes one value"),
         (["--seed", "3", "learning_rate=3e-5"], "unknown argument 'learning_rate'; did you mean '--learning_rate'"),
         (["--seed", "5000000000"], "--seed 5000000000: a whole number from 0 to 4294967295 is expected"),
         (["--seed=--"], "--seed --: a value is expected"),
@@ -73,6 +81,12 @@ def test_command_line_errors(words, told):
         parse(words)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_whose_name_is_a_truth_value_is_one_behind_a_switch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1").mkdir()
+    assert parse(["--use_cpu", "1"]).training.use_cpu is True
 
 
 def test_a_tilde_is_the_users_folder_in_every_path(monkeypatch):

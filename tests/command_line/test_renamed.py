@@ -23,8 +23,10 @@ def test_what_is_given_in_place_of_a_flag_is_there_and_not_refused(name):
         assert hint(written, KNOWN).endswith(INSTEAD[name])
 
 
-@pytest.mark.parametrize("name", ["finetuning_type", "lora_rank", "lora_alpha", "lora_target", "val_size"])
-def test_what_llama_factory_takes_is_answered_and_not_by_a_flag_that_is_alike(name):
+@pytest.mark.parametrize(
+    "name", ["finetuning_type", "lora_rank", "lora_alpha", "lora_target", "val_size", "metric_name"]
+)
+def test_what_other_scripts_take_is_answered_and_not_by_a_flag_that_is_alike(name):
     assert "; what does it here is " in hint(f"--{name}", KNOWN)
 
 

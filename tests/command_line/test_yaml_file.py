@@ -35,6 +35,8 @@ def test_yaml_gives_defaults_and_the_command_line_wins(tmp_path):
         ("[]\n", ":1: 'flag: value' lines are expected, not a list"),
         ("seed: 1\nbf16: yes\nseed: 2\n", ":3: 'seed' stands in line 1 already"),
         ("text_column_names: [a, b]\n", ": one value is expected, not a list of 2; a,b is one"),
+        ("column_names: [a, b]\n", ": one value is expected, not a list of 2; a,b is one"),
+        ("freeze_layers: [0, 1]\n", ": one value is expected, not a list of 2; 0,1 is one"),
         ("data_dir: ''\n", ":1: --data_dir '': it is empty"),
         ("seed: [1, 2]\n", ":1: --seed: one value is expected, not a list of 2"),
         ("evaluation_strategy: epoch\n", ":1: unknown key 'evaluation_strategy'; what does it here is --eval_strategy"),
@@ -53,6 +55,7 @@ def test_yaml_errors_name_the_line(tmp_path, text, told):
         parse([path])
     assert str(error.value).startswith(path)
     assert told in str(error.value)
+    assert ("is one" in told) == ("is one" in str(error.value))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "null\n", "~\n", "{}\n", "---\n"])

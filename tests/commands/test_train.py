@@ -70,6 +70,14 @@ def test_a_validation_split_of_the_training_splits_rows_is_told(arguments, pairs
     assert "own rows" not in capsys.readouterr().out
 
 
+def test_accelerators_of_any_kind_are_counted(arguments, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 3)
+    monkeypatch.setattr("recipe.commands.train.describe_processes", lambda *args: told.append(args) or "")
+    prepare(arguments())
+    assert [gpus for _, _, _, gpus, _ in told] == [3]
+
+
 def test_more_than_two_classes(arguments, tmp_path):
     names = ["矛盾", "无关", "同义"]
     rows = [{**row, "label": names[number % 3]} for number, row in enumerate(make_pairs(40))]

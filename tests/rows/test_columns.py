@@ -34,7 +34,7 @@ def test_an_id_that_is_asked_for_must_be_there_where_ids_count(tmp_path):
     path = str(write_jsonl(tmp_path / "a.jsonl", make_pairs(2)))
     args = DataArguments(train_file=path, test_file=path, id_column_name="nr")
     assert open_split(args, "train").rows == 2
-    with pytest.raises(UserError, match=r"a.jsonl:1: no 'nr' among the keys .*; --id_column_name says which .* ''"):
+    with pytest.raises(UserError, match=r"a.jsonl:1: no 'nr' among .*; --id_column_name .* '' that none does$"):
         open_split(args, "test")
     assert open_split(dataclasses.replace(args, id_column_name=""), "test").rows == 2
 
@@ -92,6 +92,11 @@ def test_usual_names_are_offered(names, flags):
             {"text_column_names": "问题一"},
             "; columns 问题一, gold_label: give --text_column_names '问题一' --label_column_name gold_label; --",
         ),
+        (
+            {"q1": "a", "q2": "b", "结果": "1"},
+            {"label_column_name": "结果"},
+            "; columns q1, q2, 结果: give --text_column_names q1,q2 --label_column_name '结果'",
+        ),
     ],
 )
 def test_a_missing_column_names_the_flag_that_asked_for_it(tmp_path, row, flags, told):
@@ -99,6 +104,13 @@ def test_a_missing_column_names_the_flag_that_asked_for_it(tmp_path, row, flags,
     with pytest.raises(UserError) as error:
         open_split(DataArguments(train_file=str(path), **flags), "train")
     assert told in str(error.value)
+
+
+def test_a_label_column_that_a_header_lacks_is_no_matter_of_some_rows(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("sentence1,sentence2\na,b\n")
+    with pytest.raises(UserError, match=r"unless --column_names gives them\); --label_column_name says [^;]*$"):
+        open_split(DataArguments(train_file=str(path)), "train")
 
 
 def test_the_error_of_a_file_offers_what_reads_it(tmp_path):

@@ -145,6 +145,7 @@ def test_another_accelerator_gets_batches_and_a_type(monkeypatch, kind):
     device = SimpleNamespace(type=kind)
     assert batch_tokens(device) == batch_tokens(torch.device("cpu"))
     for able, name in ((True, "bfloat16"), (False, "float32"), (None, "float32")):
-        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=lambda **_: able)  # noqa: B023
+        supported = {"xpu": lambda including_emulation: able}.get(kind, lambda: able)  # noqa: B023
+        backend = SimpleNamespace() if able is None else SimpleNamespace(is_bf16_supported=supported)
         monkeypatch.setattr(torch, kind, backend, raising=False)
         assert multiplies_in_bfloat16(kind) is (name == "bfloat16")
