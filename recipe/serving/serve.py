@@ -60,7 +60,7 @@ def read_pairs(lines: Iterable[bytes]) -> Iterator[tuple[dict[str, Any], tuple[s
             texts = [row[key] for key in KEYS]
             "".join(texts).encode()  # which half a character cannot be
             good = all(map(seen, texts)) and ("sentence2" in row) == ("sentence2" in KEYS)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             good = False
         if not good:
             said = line.strip()[:80].decode(errors="replace")

@@ -143,6 +143,7 @@ def test_what_the_script_cannot_answer_is_one_line_with_its_place(run):
         (b'{"sentence1": "\\ud800", "sentence2": "b"}', None),
         (b'["a", "b"]', None),
         (b"\xff", None),
+        (b'{"sentence1": "a", "sentence2": "b", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
     ]:
         done = serve(run, input=pair + b"\n" + line)
         assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
