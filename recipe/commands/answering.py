@@ -47,13 +47,14 @@ def answer(
     if not swapped:
         for line in tokens.describe_cut(split):
             say(arguments.training, line)
-    cached = _from_cache(arguments, model, tokens, split) if from_cache else None
+    source = split.source + ", sentences swapped" * swapped
+    cached = _from_cache(arguments, model, tokens, source) if from_cache else None
     answers = answer_pairs(trainer, cached or tokens.sorted_pairs())
     return answers._replace(stored=cached is not None)
 
 
 def _from_cache(
-    arguments: RecipeArguments, model: BertForPairwiseCLS, tokens: Tokens, split: Split
+    arguments: RecipeArguments, model: BertForPairwiseCLS, tokens: Tokens, source: str
 ) -> SortedPairs | None:
     """The pairs with their states as the run had them; None where it had none, or they cannot be kept here."""
     args, state = arguments.training, _state_of_run(model.name_or_path)
@@ -63,7 +64,7 @@ def _from_cache(
     key = make_key(model, state.dtype, str(state.compute_dtype), args.device, arithmetic_of(args))
     directory = Path(arguments.cache.prefix_cache_dir)
     try:
-        (cache,) = find_or_encode([Encoding(model, tokens, pair_hashes(tokens), key, directory, split.source)], args)
+        (cache,) = find_or_encode([Encoding(model, tokens, pair_hashes(tokens), key, directory, source)], args)
     except RunError as error:
         say(args, f"note: {error}; this score is computed without one, so that its last digits may differ")
         return None

@@ -48,6 +48,14 @@ def test_scores_of_a_part_of_a_split_are_said_to_be_so(arguments, tmp_path, pair
     assert (found["eval_rows"], "eval_limit" in found) == (30, False)
 
 
+def test_the_cache_says_which_order_it_has(arguments, tmp_path, pairs_dir, capsys):
+    train(arguments("--prefix_cache=on"))
+    capsys.readouterr()
+    evaluate(words(tmp_path / "run", "--do_eval", f"--prefix_cache_dir={tmp_path / 'cache'}"))
+    told = re.findall(r"^prefix cache: (.*?)(?:: | found| encoded)", capsys.readouterr().out, re.MULTILINE)
+    assert told == [str(pairs_dir / "dev.json"), f"{pairs_dir / 'dev.json'}, sentences swapped"]
+
+
 def test_a_speed_is_told_where_the_whole_model_was_run(arguments, tmp_path, capsys):
     train(arguments("--prefix_cache=on"))
     for cache, told in (("auto", False), ("off", True)):
