@@ -2,6 +2,7 @@
 """LoRA on AFQMC, with this recipe's batches, Trainer and choice of the best: a point for benchmarks.afqmc.
 
 python -m benchmarks.lora FOLDER --model_name_or_path ... --data_dir ... --learning_rate 5e-4 --seed 42
+python -m benchmarks.afqmc add "..." FOLDER --name "LoRA, rank 8:"
 
 Takes run_freeze.py's flags. It keeps no checkpoints: one that is stopped begins anew.
 """
@@ -78,7 +79,7 @@ def train(folder: Path, words: Sequence[str]) -> None:
 
 def _write(folder: Path, trainer: Trainer, answers: Answers, seconds: float) -> None:
     rate, seed = f"{trainer.args.learning_rate:g}", trainer.args.seed
-    setting, sizes = {"lora": f"rank {RANK}", "learning_rate": rate}, [value for value in trainer.model.parameters()]
+    setting, sizes = {"learning_rate": rate}, [value for value in trainer.model.parameters()]
     scores, name = score(answers.logits, answers.labels), f"{rate}-lora"
     point = {
         "key": name,
