@@ -91,6 +91,11 @@ def _without_types(row: Row) -> str:
     return re.sub(r" (bf16|prefix_compute_dtype)=\w+", "", row.name)
 
 
+def shortened(name: str) -> str:
+    """A setting's name without its flags' names: "0-7 1e-4, 2 tails"."""
+    return re.sub(r"\b\w+=", "", re.sub(r" num_tails=(\d+)", r", \1 tails", name))
+
+
 def best_of_several(rows: list[Row]) -> Row:
     """The best setting that was run with several seeds: against one of a single seed no difference has an interval."""
     return reference_of([row for row in rows if len(row.points) >= SEVERAL] or rows, "best")
@@ -113,8 +118,7 @@ def show() -> None:
                 f"{row.name}: loss {row.mean('loss'):.4f}, accuracy {row.mean('accuracy'):.2f}, seeds {[*row.points]}"
             )
         if number == 0:
-            short = [row._replace(name=re.sub(r"\b\w+=", "", row.name)) for row in rows]
-            draw_sweep(short, content["majority"], FIGURE)
+            draw_sweep([row._replace(name=shortened(row.name)) for row in rows], content["majority"], FIGURE)
 
 
 def main() -> None:

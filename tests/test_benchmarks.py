@@ -133,6 +133,11 @@ def test_settings_in_float32_stand_behind_the_same_in_bfloat16():
     assert names == [[flags[2], flags[0]], [flags[1], flags[3]], [flags[4]]]
 
 
+def test_a_figures_names_say_of_what_the_numbers_are():
+    assert afqmc.shortened("freeze_layers=0-7 learning_rate=1e-4 num_tails=2") == "0-7 1e-4, 2 tails"
+    assert afqmc.shortened("first 3 layers: freeze_layers=none learning_rate=5e-5") == "first 3 layers: none 5e-5"
+
+
 def test_settings_are_compared_with_the_best_that_has_several_seeds():
     points = [{"accuracy": 71.0}, {"accuracy": 72.0}, {"accuracy": 73.0}]
     poor, good, lucky = (Row("", dict.fromkeys(range(n), p), {}) for n, p in zip((3, 3, 1), points, strict=True))
