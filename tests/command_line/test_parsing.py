@@ -39,7 +39,6 @@ def test_defaults_are_the_recipes():
         (["--learning_rate", "-1e-4"], "--learning_rate -0.0001: a number above 0 is expected"),
         (["--learning_rate", "-inf"], "--learning_rate -inf: a number above 0 is expected"),
         (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
-        (["missing.yaml"], "missing.yaml: No such file"),
         (["--dropout", "1.5"], "--dropout 1.5"),
         (["--max_length", "2"], "--max_length 2"),
         (["--num_train_epochs", "0"], "--num_train_epochs 0"),
@@ -81,6 +80,13 @@ def test_command_line_errors(words, told):
         parse(words)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_missing_yaml_file_is_not_taken_for_a_models_folder():
+    with pytest.raises(UserError) as error:
+        parse(["missing.yaml"])
+    expected = "missing.yaml: No such file or directory; the first argument is a YAML file or a --flag"
+    assert str(error.value) == expected
 
 
 def test_a_folder_whose_name_is_a_truth_value_is_one_behind_a_switch(tmp_path, monkeypatch):

@@ -144,3 +144,11 @@ def test_a_broken_file_is_an_error(tmp_path, name, content, told):
         list(rows_of(path))
     assert str(path) in str(error.value)
     assert told in str(error.value)
+
+
+def test_an_excel_file_is_none_of_the_forms_that_a_flag_may_name(tmp_path):
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(UserError) as error:
+        list(rows_of(path, data_format="csv"))
+    assert str(error.value) == f"{path}: an Excel file; in Excel save it as CSV UTF-8, which is expected"
