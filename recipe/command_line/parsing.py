@@ -91,9 +91,9 @@ def parse_training(argv: Sequence[str]) -> RecipeArguments:
     arguments = parse([*argv, "--do_train=true"])
     training = arguments.training
     asked = {"do_eval": training.scores, "do_predict": training.do_predict, "push_to_hub": training.push_to_hub}
-    for flag, given in asked.items():
+    for flag, given in {**asked, "resume": training.resume != "auto"}.items():
         if given:
-            raise UserError(f"--{flag}: these runs are trained and scored on the validation split alone; leave it out")
+            raise UserError(f"--{flag}: these runs go on by themselves, scored on the validation split; leave it out")
     return arguments
 
 

@@ -31,10 +31,18 @@ from recipe.process.streams import tell
 from recipe.process.text import shown
 from recipe.reporting.outputs import check_free, remove_run
 from recipe.rows.columns import Columns
-from recipe.studies.audit_report import DOUBTFUL, PAGE, Audit, check_leave_out, line_of, write_audit, write_left_out
-from recipe.studies.planning import key_of, read_model
+from recipe.studies.audit_report import (
+    DOUBTFUL,
+    PAGE,
+    Audit,
+    check_leave_out,
+    require_cleanlab,
+    write_audit,
+    write_left_out,
+    write_rows,
+)
+from recipe.studies.planning import check_run, key_of, read_model
 from recipe.studies.points import keep_answers, read_answers
-from recipe.system.files import write_text
 from recipe.system.folder_lock import locked
 
 LOG, ANSWERS = "audit.log", "folds"
@@ -50,7 +58,7 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
     Raises:
         UserError: cleanlab is missing, or the arguments or the data are not right.
     """
-    find_issues = _require_cleanlab()
+    find_issues = require_cleanlab()
     if not 2 <= folds <= 100:
         raise UserError(f"--folds {folds}: a whole number from 2 to 100 is expected")
     arguments = _parse(words)
@@ -64,10 +72,12 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
             raise UserError(f"--folds {folds}: {few}; each fold must have one")
     of_fold = assign_folds(pairs, folds, arguments.training.seed)
     _check_folds(split, pairs, of_fold, folds)
+    check_run(arguments, split)
     folder = arguments.training.folder
     with locked(folder):
         for name in (LOG, DOUBTFUL, PAGE):
             check_free(folder / name, (folder / ANSWERS).is_dir())
+        (folder / ANSWERS).mkdir(exist_ok=True)  # by which a folder is known as an audit's from its first fold on
         read = {"labels": split.label_names, "train": split.fingerprint, "seed": arguments.training.seed}
         key = key_of(arguments, read_model(arguments.model), read)
         found = np.empty((len(pairs), len(split.label_names)))
@@ -152,27 +162,19 @@ def _train_fold(
         streaming=arguments.data.streaming,
         shuffle_buffer_size=arguments.data.shuffle_buffer_size,
     )
-    for name, chosen in ((data.train_file, ~held), (data.validation_file, held)):
-        rows = [pairs[int(number)] for number in np.flatnonzero(chosen)]
-        write_text(Path(str(name)), "".join(line_of(row, split, Columns()) for row in rows))
+    parts = {Path(str(data.train_file)): ~held, Path(str(data.validation_file)): held}
     mine = arguments._replace(data=data, training=copy.copy(arguments.training))
     mine.training.output_dir = str(place)
-    with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        train(mine)
-        keep_answers(mine, path)
-    remove_run(place)
-    for name in (data.train_file, data.validation_file):
-        Path(str(name)).unlink()
-
-
-def _require_cleanlab() -> Any:
     try:
-        from cleanlab.filter import find_label_issues
-    except ImportError as error:
-        raise UserError(
-            "the audit needs cleanlab: pip install -c constraints.txt -e '.[audit]', or make audit"
-        ) from error
-    return find_label_issues
+        for file, chosen in parts.items():
+            write_rows(file, (pairs[int(number)] for number in np.flatnonzero(chosen)), split, Columns())
+        with open(folder / LOG, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            train(mine)
+            keep_answers(mine, path)
+    finally:  # the same are written again where a stopped fold goes on
+        for file in parts:
+            file.unlink(missing_ok=True)
+    remove_run(place)
 
 
 def build_parser() -> OneLineParser:

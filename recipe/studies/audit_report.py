@@ -35,6 +35,21 @@ class Audit(NamedTuple):
     labels: np.ndarray
 
 
+def require_cleanlab() -> Any:
+    """What finds doubtful labels: cleanlab's `find_label_issues`.
+
+    Raises:
+        UserError: cleanlab is missing.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError as error:
+        raise UserError(
+            "the audit needs cleanlab: pip install -c constraints.txt -e '.[audit]', or make audit"
+        ) from error
+    return find_label_issues
+
+
 def check_leave_out(leave_out: Sequence[float], count: int) -> None:
     """Check that each share of so many pairs leaves some out, and not all.
 
@@ -85,7 +100,7 @@ def write_left_out(
     for worst in leave_out:
         kept = np.sort(np.argsort(trust, kind="stable")[round(worst * len(pairs)) :])
         path = folder / f"train-without-{100 * worst:g}-percent.jsonl"
-        write_text(path, "".join(line_of(pairs[place], split, columns) for place in kept))
+        write_rows(path, (pairs[place] for place in kept), split, columns)
         tell(f"left out        {path}: {len(kept):,} pairs, without those whose label has the lowest probability")
     if not leave_out:
         return
@@ -106,7 +121,7 @@ def _write_whole(
         tell(f"note: no validation split is written: {error}")
     for each, rows in parts:
         path = folder / f"hub-{each.name}.jsonl"
-        write_text(path, "".join(line_of(row, each, columns) for row in rows))
+        write_rows(path, rows, each, columns)
         tell(f"{each.name:<15} {path}: {each.rows:,} {each.unit}, all of {shown(each.source)}")
 
 
@@ -115,7 +130,7 @@ def _doubtful(split: Split, pairs: Sequence[dict[str, Any]], audited: Audit, pla
     answer, label = int(chances.argmax()), int(audited.labels[place])
     of_answer, of_label = (round(float(chances[each]), 6) for each in (answer, label))
     more = {"number": place + 1, "prediction": split.label_names[answer], "probability": of_answer}
-    return line_of(pairs[place], split, Columns(), **more, probability_of_label=of_label)
+    return _line(pairs[place], split, Columns(), **more, probability_of_label=of_label)
 
 
 def _row(split: Split, pair: dict[str, Any], audited: Audit, place: int) -> str:
@@ -125,7 +140,12 @@ def _row(split: Split, pair: dict[str, Any], audited: Audit, place: int) -> str:
     return f"| {place + 1:,} | {texts} | {names[0]} | {names[1]} | {chances.max():.3f} |\n"
 
 
-def line_of(pair: dict[str, Any], split: Split, columns: Columns, **more: Any) -> str:
+def write_rows(path: Path, pairs: Iterable[dict[str, Any]], split: Split, columns: Columns) -> None:
+    """Write pairs of the split as JSON lines with these columns."""
+    write_text(path, "".join(_line(pair, split, columns) for pair in pairs))
+
+
+def _line(pair: dict[str, Any], split: Split, columns: Columns, **more: Any) -> str:
     """One row of the split as a line of JSON, with its own id, its label's name and what `more` says."""
     sentences = [pair[key] for key in ("sentence1", "sentence2") if pair[key] is not None]
     row = dict(zip(columns.sentences, sentences, strict=False))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from recipe.arguments import ModelArguments, RecipeArguments
+from recipe.cache.policy import why_not
 from recipe.checkpoints.identity import ARITHMETIC, TOKENIZER, given_arguments
 from recipe.command_line.parsing import parse_training
 from recipe.commands.train import open_splits
@@ -90,30 +91,33 @@ def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Plann
     model, data = (json.dumps(vars(part)) for part in (arguments.model, arguments.data))
     if model not in read:
         read[model] = read_model(arguments.model)
-    depth = _frozen_depth(arguments)
-    check_length(arguments.data, open_base(arguments.model).config.max_position_embeddings)
     if data not in read:
         splits = open_splits(arguments)
         read[data] = splits, _describe_data(*splits), _labels_of(splits[1])
     (train, validation), described, answers = read[data]
-    class_weights(arguments.training.class_weights, train)
+    depth = check_run(arguments, train)
     check_metric(arguments.training, validation)
     scored_on = validation.fingerprint, validation.rows
     return Planned(setting, key_of(arguments, read[model], described), depth, scored_on, answers)
 
 
-def _frozen_depth(arguments: RecipeArguments) -> int:
-    """Layers of the frozen prefix, of a model that is frozen and given its tails without any weights.
+def check_run(arguments: RecipeArguments, train: Split) -> int:
+    """Check a run by a model that is frozen and given its tails without any weights; layers of its frozen prefix.
 
     Raises:
-        UserError: it cannot be.
+        UserError: its training would refuse the model's arguments, or the weights of its labels.
     """
     config = open_base(arguments.model).config
     config.name_or_path = arguments.model.name  # which an error names
+    check_length(arguments.data, config.max_position_embeddings)
+    class_weights(arguments.training.class_weights, train)
     with torch.device("meta"):
         model = BertForPairwiseCLS(config)
         freeze(model, arguments.freeze)
         add_tails(model, arguments.model.num_tails)
+    reason = why_not(model, arguments, None, train.rows)
+    if reason is not None and arguments.cache.prefix_cache == "on":
+        raise UserError(f"--prefix_cache on: {reason}")
     return model.prefix_depth or 0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def read_answers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as found:
             return found["probabilities"], found["labels"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
         reason = f"{path}: not a model's answers ({type(error).__name__})"
         raise UserError(f"{reason}; remove it, and they are made anew") from None
 

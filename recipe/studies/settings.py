@@ -34,13 +34,14 @@ class Setting(NamedTuple):
 def parse_over(items: Sequence[str]) -> list[Setting]:
     """Every combination of `flag=value,value` items, the first flag's values varying slowest.
 
-    A value that has commas is put in double quotes: 'freeze_layers="0-5,8",0-9'. Blanks around values are not theirs.
+    A value that has commas is put in double quotes: 'freeze_layers="0-5,8",0-9'. Blanks and line breaks around values
+    are not theirs.
 
     Raises:
         UserError: an item is not of that form, or names a flag that a sweep sets itself, or a flag or value twice.
     """
     axes: dict[str, list[str]] = {}
-    for item in (part.strip() for word in items for part in ITEM.findall(word) or [word]):
+    for item in (" ".join(part.split()) for word in items for part in ITEM.findall(word) or [word]):
         flag, equals, text = item.removeprefix("--").partition("=")
         if not equals or not re.fullmatch(r"\w+", flag):
             raise UserError(f"--over {item}: flag=value,value is expected, as in learning_rate=1e-4,3e-4")
@@ -48,11 +49,21 @@ def parse_over(items: Sequence[str]) -> list[Setting]:
             raise UserError(f"--over {item}: {OWN[flag]} sets it")
         if flag in NOT_TRAINING:
             raise UserError(f"--over {item}: a sweep trains with each value; a flag that changes training is expected")
-        values = [value.strip() for value in next(csv.reader([text], skipinitialspace=True), [])]
+        values = _values(item, text)
         if flag in axes or not values or "" in values or len(set(values)) < len(values):
             raise UserError(f"--over {item}: each flag once, with different values separated by commas, is expected")
         axes[flag] = values
     return [Setting(values) for values in itertools.product(*([(flag, v) for v in axes[flag]] for flag in axes))]
+
+
+def _values(item: str, text: str) -> list[str]:
+    closed = re.sub(r'" (?=,|$)', '"', text.strip())  # behind a quote csv takes nothing but a comma
+    try:
+        values = next(csv.reader([closed], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        form = 'values separated by commas, as in freeze_layers="0-5,8",0-9, are expected'
+        raise UserError(f"--over {item}: {form} ({error})") from None
+    return [value.strip() for value in values]
 
 
 def layers_to_freeze(depth: int) -> str:

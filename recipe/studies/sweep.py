@@ -31,6 +31,7 @@ from recipe.studies.settings import Setting, groups, over_depths, parse_over
 from recipe.studies.summary import Row, format_table, recommend, reference_of, together
 from recipe.system.files import write_json
 from recipe.system.folder_lock import locked
+from recipe.training_arguments import FreezeTrainingArguments
 
 FIGURE = "sweep.png"
 CHOOSE_SEEDS = (40, 41)
@@ -68,6 +69,8 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
     """
     _check(asked)
     base = parse_training(words)
+    if base.training.seed not in (FreezeTrainingArguments.seed, *asked.seeds):
+        tell(f"note: --seed {base.training.seed}: not used; the points have those of --seeds")
     items = list(asked.over)
     if asked.depths is not None or not items:
         items.insert(0, over_depths(asked.depths, open_base(base.model).config.num_hidden_layers))

@@ -20,6 +20,8 @@ from recipe.errors import RunError, UserError
 from recipe.model.modeling import summed_loss
 from recipe.process.text import shown
 
+MOST_WEIGHT = 1_000_000  # far beyond it a loss overflows, and the learning rate would be blamed
+
 
 def mean_loss(label_smoothing: float, class_weights: Tensor | None = None) -> Callable[..., Tensor]:
     """The Trainer's compute_loss_func: the loss summed over a micro-batch, over the examples of the whole step.
@@ -110,10 +112,10 @@ def parse_class_weights(text: str | None, names: Sequence[str]) -> list[float] |
         weights = [float(part) for part in text.split(",")]
     except ValueError:
         weights = []
-    if len(weights) != len(names) or not all(0 <= each < math.inf for each in weights) or not any(weights):
+    if len(weights) != len(names) or not all(0 <= each <= MOST_WEIGHT for each in weights) or not any(weights):
         raise UserError(
-            f"--class_weights {text}: 'balanced', or a number of at least 0 for each of the labels {', '.join(names)}, "
-            "separated by commas, is expected"
+            f"--class_weights {text}: 'balanced', or a number from 0 to {MOST_WEIGHT:,} for each of the labels "
+            f"{', '.join(names)}, separated by commas, is expected"
         )
     return weights
 

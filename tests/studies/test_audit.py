@@ -75,6 +75,40 @@ def test_each_pair_is_answered_by_a_model_that_did_not_see_it(words, tmp_path, m
     assert again.places.tolist() == found.places.tolist()
 
 
+def test_an_audit_that_is_stopped_in_its_first_fold_goes_on(words, tmp_path, monkeypatch):
+    real, folder = audit_module.train, tmp_path / "audit"
+
+    def stop(arguments):
+        assert {path.suffix for path in folder.iterdir()} == {"", ".jsonl", ".log"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit_module, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        audit(words, 2)
+    assert {path.name for path in folder.iterdir()} == {"audit.log", "folds"}
+    monkeypatch.setattr(audit_module, "train", real)
+    audit(words, 2)
+    assert {path.name for path in folder.iterdir()} == {"audit.log", "audit.md", "doubtful.jsonl", "folds"}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("--class_weights=1", r"^--class_weights 1: 'balanced', or a number"),
+        ("--max_length=100", r"^--max_length 100: the model has 64 positions"),
+        ("--freeze_layers=0-99", r"^--freeze_layers 0-99: "),
+        ("--freeze_modules=zzz", r"^--freeze_modules 'zzz': matches no parameter"),
+        ("--num_tails=2 --freeze_embeddings=false", r"^--num_tails 2: the embeddings are trained"),
+        ("--prefix_cache=on --freeze_layers=none", r"^--prefix_cache on: there is no frozen prefix"),
+        ("--resume=checkpoint-1", r"^--resume: these runs go on by themselves"),
+    ],
+)
+def test_what_a_folds_training_would_refuse_is_refused_before_anything_is_written(words, tmp_path, more, says):
+    with pytest.raises(UserError, match=says):
+        audit([*words, *more.split()], 2)
+    assert not (tmp_path / "audit").exists()
+
+
 def test_labels_that_answers_speak_against_are_doubtful(words, tmp_path, monkeypatch, capsys):
     """With answers that know better, exactly the wrong labels are named, the surest first."""
     rows = make_rows(60)
@@ -198,7 +232,9 @@ def test_what_needs_evaluations_does_nothing_in_a_folds_run(words, more):
 def test_what_follows_evaluations_or_asks_for_other_scores_is_refused(words, tmp_path):
     with pytest.raises(UserError, match=r"^--lr_scheduler_type reduce_lr_on_plateau: it follows evaluations, which"):
         audit([*words, "--lr_scheduler_type=reduce_lr_on_plateau"], 3)
-    with pytest.raises(UserError, match=r"^--do_eval: these runs are trained and scored on the validation split alone"):
+    with pytest.raises(
+        UserError, match=r"^--do_eval: these runs go on by themselves, scored on the validation split; leave"
+    ):
         audit([*words, "--do_eval", "--eval_split=train"], 3)
     assert not (tmp_path / "audit").exists()
 

@@ -24,6 +24,7 @@ def test_a_value_with_commas_is_quoted():
     [
         ([' freeze_layers="0-5,8",0-9  seed_of=1 '], ['freeze_layers="0-5,8",0-9', "seed_of=1"]),
         (["learning_rate=1e-3, 3e-3 --weight_decay=0"], ["learning_rate=1e-3,3e-3", "weight_decay=0"]),
+        (['freeze_layers="0-5,8" ,\n 0-9\r\n seed_of=1'], ['freeze_layers="0-5,8",0-9', "seed_of=1"]),
         (['train_file="a b=c.json", my data/d.json lr=1'], ['train_file="a b=c.json","my data/d.json"', "lr=1"]),
     ],
 )
@@ -48,6 +49,10 @@ def test_nothing_varied_is_one_setting():
         (["do_eval=true"], r"--over do_eval=true: a sweep trains with each value"),
         (["weight_decay="], r"--over weight_decay=: each flag once, with different values"),
         (["weight_decay=0,0"], r"--over weight_decay=0,0: each flag once, with different values"),
+        (['freeze_layers="0-7,0-9'], r'--over freeze_layers="0-7,0-9: values separated by commas, as in'),
+        (['freeze_layers=0-5,"8'], r'--over freeze_layers=0-5,"8: values separated by commas'),
+        (['freeze_layers="0-5,8"b=3'], r'--over freeze_layers="0-5,8"b=3: values separated by commas'),
+        (["train_file=" + "a" * 200_000], r"--over train_file=a+: values separated by commas.*limit"),
         (["weight_decay=0", "weight_decay=1"], r"--over weight_decay=1: each flag once"),
     ],
 )

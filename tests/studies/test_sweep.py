@@ -123,6 +123,10 @@ def test_the_best_rate_for_each_depth_is_chosen_by_loss_of_other_seeds(words, mo
         (Comparison(tolerance=-1.0), r"--tolerance -1: points of accuracy, 0 to 100, are expected"),
         (Comparison(over=["max_length=32,100"]), r"^--max_length 100: the model has 64 positions"),
         (Comparison(over=['class_weights="1,3","1,2,3"']), r"^--class_weights 1,2,3: 'balanced', or a number"),
+        (
+            Comparison(over=["prefix_cache=auto,on", "freeze_layers=none,0-1"]),
+            r"^--prefix_cache on: there is no frozen",
+        ),
         (Comparison(choose_seeds=[7, 8]), r"^--choose_seeds 7 8: nothing is chosen; --choose with a flag of --over is"),
         (Comparison(seeds=[-1]), r"--seed -1"),
         (Comparison(seeds=[1, 2, 1]), r"--seeds 1 2 1: a seed stands there twice; different ones are expected"),
@@ -134,17 +138,30 @@ def test_what_is_wrong_with_the_last_setting_is_said_before_the_first_is_trained
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize("asked", ["--do_eval", "--do_predict", "--push_to_hub", "--eval_split=train"])
+@pytest.mark.parametrize(
+    "asked", ["--do_eval", "--do_predict", "--push_to_hub", "--eval_split=train", "--resume=never"]
+)
 @pytest.mark.parametrize("more", [[], ["--do_train"]])
 def test_what_asks_for_another_score_than_the_points_is_refused(words, tmp_path, monkeypatch, asked, more):
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(UserError, match=rf"^{asked.replace('=', ' ')}: .*; leave it out$"):
+    flag = asked.replace("=never", "").replace("=", " ")
+    with pytest.raises(UserError, match=rf"^{flag}: .*; leave it out$"):
         sweep([*words, *more, asked], Comparison(seeds=[1]))
     if asked == "--eval_split=train":
-        with pytest.raises(UserError, match=r"^--do_eval: these runs are trained and scored on the validation split"):
+        with pytest.raises(
+            UserError, match=r"^--do_eval: these runs go on by themselves, scored on the validation split"
+        ):
             sweep([*words, *more, asked, "--do_eval"], Comparison(seeds=[1]))
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(("given", "says"), [(["--seed=7"], True), (["--seed=2"], False), ([], False)])
+def test_a_seed_that_no_point_has_is_said_to_be_unused(words, monkeypatch, capsys, given, says):
+    monkeypatch.setattr(points_module, "train", lambda arguments: pytest.fail("trained"))
+    with pytest.raises(pytest.fail.Exception):
+        sweep([*words, *given], Comparison(depths=[0], seeds=[1, 2]))
+    assert ("note: --seed 7: not used; the points have those of --seeds\n" in capsys.readouterr().out) is says
 
 
 def test_settings_are_compared_by_the_same_labels(words, pairs_dir, tmp_path):

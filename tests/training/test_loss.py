@@ -67,9 +67,11 @@ def test_balanced_weights_are_scikit_learns(pairs_dir):
     assert class_weights(None, split) is None
 
 
-@pytest.mark.parametrize("text", ["even", "1", "1,2,3", "-1,2", "nan,1", "inf,1", "0,0", "1,,"])
+@pytest.mark.parametrize("text", ["even", "1", "1,2,3", "-1,2", "nan,1", "inf,1", "1e39,1", "0,0", "1,,"])
 def test_weights_that_fit_no_labels_are_refused_before_anything_is_encoded(arguments, tmp_path, text):
-    with pytest.raises(UserError, match=r"--class_weights .*: 'balanced', or a number of at least 0 for each of the"):
+    with pytest.raises(
+        UserError, match=r"--class_weights .*: 'balanced', or a number from 0 to 1,000,000 for each of the"
+    ):
         train(arguments(f"--class_weights={text}"))
     assert not (tmp_path / "cache").exists()
 

@@ -105,7 +105,9 @@ def test_what_would_end_a_trial_or_score_another_split_is_refused(tiny_model, pa
     words = [f"--model_name_or_path={tiny_model}", f"--data_dir={pairs_dir}", f"--output_dir={tmp_path / 'tune'}"]
     with pytest.raises(UserError, match=r"^--max_steps 4: a search tries numbers of epochs; leave it out$"):
         tune([*words, "--max_steps=4"], 2)
-    with pytest.raises(UserError, match=r"^--do_eval: these runs are trained and scored on the validation split alone"):
+    with pytest.raises(
+        UserError, match=r"^--do_eval: these runs go on by themselves, scored on the validation split; leave"
+    ):
         tune([*words, "--do_eval"], 2)
     assert not (tmp_path / "tune").exists()
 
