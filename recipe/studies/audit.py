@@ -41,7 +41,7 @@ from recipe.studies.audit_report import (
     write_left_out,
     write_rows,
 )
-from recipe.studies.planning import check_run, key_of, read_model
+from recipe.studies.planning import check_split, frozen_model, key_of, read_model
 from recipe.studies.points import keep_answers, read_answers
 from recipe.system.folder_lock import locked
 
@@ -72,24 +72,24 @@ def audit(words: Sequence[str], folds: int, leave_out: Sequence[float] = ()) -> 
             raise UserError(f"--folds {folds}: {few}; each fold must have one")
     of_fold = assign_folds(pairs, folds, arguments.training.seed)
     _check_folds(split, pairs, of_fold, folds)
-    check_run(arguments, split)
+    check_split(arguments, frozen_model(arguments), split)
+    read = {"labels": split.label_names, "train": split.fingerprint, "seed": arguments.training.seed}
+    key = key_of(arguments, read_model(arguments.model), read)
     folder = arguments.training.folder
     with locked(folder):
         for name in (LOG, DOUBTFUL, PAGE):
             check_free(folder / name, (folder / ANSWERS).is_dir())
         (folder / ANSWERS).mkdir(exist_ok=True)  # by which a folder is known as an audit's from its first fold on
-        read = {"labels": split.label_names, "train": split.fingerprint, "seed": arguments.training.seed}
-        key = key_of(arguments, read_model(arguments.model), read)
         found = np.empty((len(pairs), len(split.label_names)))
         for fold in range(folds):
             path = folder / ANSWERS / f"{key[:16]}-{fold + 1}-of-{folds}.npz"
             if not path.is_file():
                 _train_fold(arguments, split, pairs, of_fold == fold, path)
+            remove_run(folder / path.stem)  # here, so that a kill in it leaves it to the next call
             found[of_fold == fold] = read_answers(path)[0]
             tell(f"fold {fold + 1} of {folds}  {(of_fold == fold).sum():,} pairs answered by a model of the others")
         labels = np.array([pair["label"] for pair in pairs])
-        places = find_issues(labels, found, return_indices_ranked_by="self_confidence", n_jobs=1)
-        audited = Audit(places, found, labels)
+        audited = Audit(find_issues(labels, found, return_indices_ranked_by="self_confidence", n_jobs=1), found, labels)
         write_audit(folder, split, pairs, audited)
         write_left_out(folder, arguments.data, split, pairs, audited, leave_out)
     return audited
@@ -152,7 +152,6 @@ def _train_fold(
 ) -> None:
     """Train on the pairs that are not held out, and keep the answers to those that are."""
     folder = arguments.training.folder
-    place = folder / path.stem
     data = DataArguments(
         train_file=str(folder / f"{path.stem}-train.jsonl"),
         validation_file=str(folder / f"{path.stem}-held-out.jsonl"),
@@ -164,7 +163,7 @@ def _train_fold(
     )
     parts = {Path(str(data.train_file)): ~held, Path(str(data.validation_file)): held}
     mine = arguments._replace(data=data, training=copy.copy(arguments.training))
-    mine.training.output_dir = str(place)
+    mine.training.output_dir = str(folder / path.stem)
     try:
         for file, chosen in parts.items():
             write_rows(file, (pairs[int(number)] for number in np.flatnonzero(chosen)), split, Columns())
@@ -174,7 +173,6 @@ def _train_fold(
     finally:  # the same are written again where a stopped fold goes on
         for file in parts:
             file.unlink(missing_ok=True)
-    remove_run(place)
 
 
 def build_parser() -> OneLineParser:

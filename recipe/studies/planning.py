@@ -91,34 +91,43 @@ def _plan(words: Sequence[str], setting: Setting, read: dict[str, Any]) -> Plann
     model, data = (json.dumps(vars(part)) for part in (arguments.model, arguments.data))
     if model not in read:
         read[model] = read_model(arguments.model)
+    frozen = frozen_model(arguments)
     if data not in read:
         splits = open_splits(arguments)
         read[data] = splits, _describe_data(*splits), _labels_of(splits[1])
     (train, validation), described, answers = read[data]
-    depth = check_run(arguments, train)
+    check_split(arguments, frozen, train)
     check_metric(arguments.training, validation)
     scored_on = validation.fingerprint, validation.rows
-    return Planned(setting, key_of(arguments, read[model], described), depth, scored_on, answers)
+    return Planned(setting, key_of(arguments, read[model], described), frozen.prefix_depth or 0, scored_on, answers)
 
 
-def check_run(arguments: RecipeArguments, train: Split) -> int:
-    """Check a run by a model that is frozen and given its tails without any weights; layers of its frozen prefix.
+def frozen_model(arguments: RecipeArguments) -> BertForPairwiseCLS:
+    """A run's model without any weights, frozen and given its tails.
 
     Raises:
-        UserError: its training would refuse the model's arguments, or the weights of its labels.
+        UserError: it cannot be, or has too few positions.
     """
     config = open_base(arguments.model).config
     config.name_or_path = arguments.model.name  # which an error names
     check_length(arguments.data, config.max_position_embeddings)
-    class_weights(arguments.training.class_weights, train)
     with torch.device("meta"):
         model = BertForPairwiseCLS(config)
         freeze(model, arguments.freeze)
         add_tails(model, arguments.model.num_tails)
+    return model
+
+
+def check_split(arguments: RecipeArguments, model: BertForPairwiseCLS, train: Split) -> None:
+    """Check what a run's training would refuse of its model and training split together.
+
+    Raises:
+        UserError: its labels' weights, or a prefix cache where there can be none.
+    """
+    class_weights(arguments.training.class_weights, train)
     reason = why_not(model, arguments, None, train.rows)
     if reason is not None and arguments.cache.prefix_cache == "on":
         raise UserError(f"--prefix_cache on: {reason}")
-    return model.prefix_depth or 0
 
 
 def key_of(arguments: RecipeArguments, model: dict[str, Any], data: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ def parse_over(items: Sequence[str]) -> list[Setting]:
         UserError: an item is not of that form, or names a flag that a sweep sets itself, or a flag or value twice.
     """
     axes: dict[str, list[str]] = {}
-    for item in (" ".join(part.split()) for word in items for part in ITEM.findall(word) or [word]):
+    for item in (re.sub(r"[\r\n]+", " ", part).strip() for word in items for part in ITEM.findall(word) or [word]):
         flag, equals, text = item.removeprefix("--").partition("=")
         if not equals or not re.fullmatch(r"\w+", flag):
             raise UserError(f"--over {item}: flag=value,value is expected, as in learning_rate=1e-4,3e-4")
@@ -57,7 +57,7 @@ def parse_over(items: Sequence[str]) -> list[Setting]:
 
 
 def _values(item: str, text: str) -> list[str]:
-    closed = re.sub(r'" (?=,|$)', '"', text.strip())  # behind a quote csv takes nothing but a comma
+    closed = re.sub(r'("(?:[^"]|"")*")\s+(?=,|$)', r"\1", text.strip())  # behind quotes csv takes a comma alone
     try:
         values = next(csv.reader([closed], skipinitialspace=True, strict=True), [])
     except csv.Error as error:

@@ -69,7 +69,8 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
     """
     _check(asked)
     base = parse_training(words)
-    if base.training.seed not in (FreezeTrainingArguments.seed, *asked.seeds):
+    choose_seeds = (asked.choose_seeds or CHOOSE_SEEDS) if asked.choose else ()
+    if base.training.seed not in (FreezeTrainingArguments.seed, *asked.seeds, *choose_seeds):
         tell(f"note: --seed {base.training.seed}: not used; the points have those of --seeds")
     items = list(asked.over)
     if asked.depths is not None or not items:
@@ -83,7 +84,7 @@ def sweep(words: Sequence[str], asked: Comparison) -> str:
             check_free(folder / name, begun)
         record = open_record(folder)
         if parted:
-            losses = _train_all(words, folder, record, settings, asked.choose_seeds or CHOOSE_SEEDS)
+            losses = _train_all(words, folder, record, settings, choose_seeds)
             kept = [min(group, key=lambda setting: losses[setting]) for group in parted]
             settings = [each for each in settings if each.setting in kept]
             tell(f"chosen by evaluation loss: {'; '.join(each.name for each in kept)}\n")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -106,6 +107,14 @@ def test_an_audit_that_is_stopped_in_its_first_fold_goes_on(words, tmp_path, mon
 def test_what_a_folds_training_would_refuse_is_refused_before_anything_is_written(words, tmp_path, more, says):
     with pytest.raises(UserError, match=says):
         audit([*words, *more.split()], 2)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_weights_that_cannot_be_read_leave_no_folder(words, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"^--model_name_or_path "):
+        audit([*words, f"--model_name_or_path={tmp_path / 'model'}"], 2)
     assert not (tmp_path / "audit").exists()
 
 

@@ -25,6 +25,7 @@ def test_a_value_with_commas_is_quoted():
         ([' freeze_layers="0-5,8",0-9  seed_of=1 '], ['freeze_layers="0-5,8",0-9', "seed_of=1"]),
         (["learning_rate=1e-3, 3e-3 --weight_decay=0"], ["learning_rate=1e-3,3e-3", "weight_decay=0"]),
         (['freeze_layers="0-5,8" ,\n 0-9\r\n seed_of=1'], ['freeze_layers="0-5,8",0-9', "seed_of=1"]),
+        (['train_file="a  b.json",c\u3000d.json'], ["train_file=a  b.json, c\u3000d.json"]),
         (['train_file="a b=c.json", my data/d.json lr=1'], ['train_file="a b=c.json","my data/d.json"', "lr=1"]),
     ],
 )

@@ -156,11 +156,11 @@ def test_what_asks_for_another_score_than_the_points_is_refused(words, tmp_path,
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize(("given", "says"), [(["--seed=7"], True), (["--seed=2"], False), ([], False)])
+@pytest.mark.parametrize(("given", "says"), [(["--seed=7"], True), (["--seed=2"], False), (["--seed=3"], False)])
 def test_a_seed_that_no_point_has_is_said_to_be_unused(words, monkeypatch, capsys, given, says):
     monkeypatch.setattr(points_module, "train", lambda arguments: pytest.fail("trained"))
     with pytest.raises(pytest.fail.Exception):
-        sweep([*words, *given], Comparison(depths=[0], seeds=[1, 2]))
+        sweep([*words, *given], Comparison(depths=[0, 1], seeds=[1, 2], choose="freeze_layers", choose_seeds=[3]))
     assert ("note: --seed 7: not used; the points have those of --seeds\n" in capsys.readouterr().out) is says
 
 
