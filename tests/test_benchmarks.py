@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -150,3 +151,15 @@ def test_adding_nothing_is_told(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         afqmc.main()
     assert "add: MODEL and FOLDER are expected" in capsys.readouterr().err
+
+
+def test_the_published_figures_names_cover_no_other(monkeypatch):
+    figures = []
+    monkeypatch.setattr("recipe.studies.pareto.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(afqmc, "format_table", lambda *_: "")
+    afqmc.show()
+    (axes,) = figures[0].axes
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts if text.get_text()}
+    assert len(boxes) > 10
+    covered = [(one, other) for one, other in itertools.combinations(boxes, 2) if boxes[one].overlaps(boxes[other])]
+    assert covered == []

@@ -48,7 +48,7 @@ def draw_sweep(rows: Sequence[Row], majority: float, path: Path) -> None:
     save_figure(figure, path)
 
 
-NEAR, FAR = (-12, 6), (-24, 18, -36, 30, -48, 42)  # points above a mark
+NEAR, FAR = (-12, 6), (-24, 18, -36, 30, -48, 42, -60, 54, -72, 66, -84, 78)  # points above a mark
 
 
 def _write_names(
