@@ -30,6 +30,8 @@ from tests.utils import make_pairs, make_tiny_model, spend_little, write_jsonl
 spend_little()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell's &, and what the tests start would have it so too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
