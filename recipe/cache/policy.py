@@ -53,13 +53,22 @@ def cache_prefix(
             reason = _why_not_these(jobs, tokens, arguments)
         except OSError as error:  # the same on all ranks
             reason = f"--prefix_cache_dir {directory}: {error.strerror or error}"
+    check_wanted(arguments, reason)
     if reason is not None:
-        if arguments.cache.prefix_cache == "on":
-            raise UserError(f"--prefix_cache on: {reason}")
         say(args, f"prefix cache: off, {reason}")
         return None
     caches = find_or_encode(jobs, args)
     return [CachedSplit(cache, held, held.lengths.int(), key) for cache, held in zip(caches, tokens, strict=True)]
+
+
+def check_wanted(arguments: RecipeArguments, reason: str | None) -> None:
+    """Check that a cache that cannot be, for that reason, is not insisted on.
+
+    Raises:
+        UserError: --prefix_cache on, and there is a reason.
+    """
+    if reason is not None and arguments.cache.prefix_cache == "on":
+        raise UserError(f"--prefix_cache on: {reason}")
 
 
 def why_not(model: BertForPairwiseCLS, arguments: RecipeArguments, before: PrefixState | None, rows: int) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from recipe.arguments import ModelArguments, RecipeArguments
-from recipe.cache.policy import why_not
+from recipe.cache.policy import check_wanted, why_not
 from recipe.checkpoints.identity import ARITHMETIC, TOKENIZER, given_arguments
 from recipe.command_line.parsing import parse_training
 from recipe.commands.train import open_splits
@@ -125,9 +125,7 @@ def check_split(arguments: RecipeArguments, model: BertForPairwiseCLS, train: Sp
         UserError: its labels' weights, or a prefix cache where there can be none.
     """
     class_weights(arguments.training.class_weights, train)
-    reason = why_not(model, arguments, None, train.rows)
-    if reason is not None and arguments.cache.prefix_cache == "on":
-        raise UserError(f"--prefix_cache on: {reason}")
+    check_wanted(arguments, why_not(model, arguments, None, train.rows))
 
 
 def key_of(arguments: RecipeArguments, model: dict[str, Any], data: dict[str, Any]) -> str:
